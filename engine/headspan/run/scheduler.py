@@ -22,7 +22,7 @@ import numpy as np
 from headspan.errors import StoreError
 from headspan.shards.samples import Unit
 from headspan.store.commit_records import group_of, groups_with
-from headspan.store.worker_states import OtherWorker, other_workers, reservations
+from headspan.store.worker_states import OtherWorker, has_locks, other_workers, reservations
 from headspan.store.write.unit import StoreWriter
 from headspan.store.write.workers import WorkerLog, forget
 
@@ -44,14 +44,14 @@ class Scheduler:
         weights = str(store.attributes.get("weights_sha256", ""))
         self._log = WorkerLog(store.storage, store.token, device=device, weights_sha256=weights)
         self._draw = random.Random(store.token)
-        # The group where this worker begins: one of its own, so that workers that begin together do not meet.
+        # The group where this worker begins: drawn, so that workers that begin together do not meet.
         self._place = self._draw.randrange(max(1, len(store.commits.groups)))
 
     def __enter__(self) -> Scheduler:
         self._store.commits.settle_all()
         self._log.__enter__()
         try:
-            self._refuse_other_versions()
+            self._meet_others()
         except BaseException as error:
             self._log.__exit__(type(error))
             raise
@@ -142,7 +142,7 @@ class Scheduler:
                 continue
             units = [self._store.units[unit] for unit in worker.in_flight]
             undone = [unit for unit in units if not self._store.commits.is_done(unit.index)]
-            if self._store.storage_has_locks or worker.silent_seconds > KEPT_SECONDS:
+            if has_locks(self._store.storage) or worker.silent_seconds > KEPT_SECONDS:
                 for unit in units:
                     self._store.drop_staged(unit, worker.token)
             if not undone:
@@ -153,10 +153,15 @@ class Scheduler:
     def _others(self) -> Iterator[OtherWorker]:
         return other_workers(self._store.storage, self._store.token)
 
-    def _refuse_other_versions(self) -> None:
-        """Raise StoreError if a living worker that began before this one has another version or other weights."""
-        mine = self._log.state
-        for worker in self._others():
+    def _meet_others(self) -> None:
+        """Begin with the first group if no other worker is alive.
+
+        Raises StoreError if a living worker that began before this one has another version or other weights.
+        """
+        mine, others = self._log.state, list(self._others())
+        if not any(worker.alive for worker in others):
+            self._place = 0
+        for worker in others:
             other = worker.state
             if other is None or not worker.alive or (other.began, worker.token) > (mine.began, self._store.token):
                 continue

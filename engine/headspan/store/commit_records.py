@@ -73,7 +73,8 @@ class CommitRecords:
         """
         found = np.zeros(self._units, bool)
         for key in self._storage.list(COMMITS):
-            if match := _RECORD.fullmatch(key):
+            # Half of the keys are those of moments, and there may be many.
+            if key.endswith(".json") and (match := _RECORD.fullmatch(key)):
                 number = int(match[2])
                 units = range(number, number + 1) if match[1] == "unit" else self.units_of(number)
                 found[units.start : units.stop] = True

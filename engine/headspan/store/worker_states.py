@@ -1,9 +1,10 @@
 """Read who works on a store: what each worker says of itself, its units in flight, and whether it is alive.
 
-A worker writes one small object, its state, and `store.write.workers` describes when. In a local folder a worker is
-alive as long as its process holds a lock, which the system releases at its end. In an object store, which has no locks,
-the state is a lease: a worker that has not written it for DEAD_SECONDS by the clock of the storage counts as dead. So
-the clocks of computers may disagree. On a disk without locks every process counts as alive.
+A worker writes one small object, its state, and `store.write.workers` describes when. In a local folder the state is in
+a log that the process locks, and it is alive as long as the lock is held, which the system releases at its end. On a
+disk without locks every process counts as alive. In an object store, which has no locks, the state is a lease: a worker
+that has not written it for DEAD_SECONDS by the clock of the storage counts as dead. So the clocks of computers may
+disagree.
 
 A unit that a worker has started has a reservation, an object with the worker's token that only one of several workers
 can write. The guarantees of the store depend on none of this: commit records alone decide.
@@ -14,12 +15,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from headspan.io.local import LocalStorage
-from headspan.io.locks import read_log
+from headspan.io.locks import last_line, read_log
 from headspan.io.storage import Storage, named
 from headspan.store.schema import RECORDS
 
@@ -28,7 +30,8 @@ WORKERS = f"{RECORDS}/writers"
 BEAT_SECONDS, DEAD_SECONDS = 20.0, 180.0
 # Finished units whose times a worker's state holds, for its rate.
 RECENT_UNITS = 8
-_STATE, _LOCK = r"[0-9a-f]{8}\.json", r"[0-9a-f]{8}\.log"
+# States that are read from an object store at the same time.
+_AT_ONCE = 16
 _RESERVATION = re.compile(rf"{WORKERS}/unit-(\d{{8,}})\.(\d+)")
 
 
@@ -49,9 +52,9 @@ class WorkerState:
     rows: int = 0
     recent: list[tuple[float, int]] = field(default_factory=list)
 
-    def dump(self) -> bytes:
-        """The state as JSON."""
-        return (json.dumps(asdict(self)) + "\n").encode()
+    def dump(self) -> str:
+        """The state as JSON, in one line."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, data: bytes) -> WorkerState:
@@ -86,14 +89,9 @@ class OtherWorker:
     state: WorkerState | None = None
 
 
-def state_key(token: str) -> str:
-    """The key of a worker's state."""
-    return f"{WORKERS}/{token}.json"
-
-
-def lock_key(token: str) -> str:
-    """The key of the file that a worker locks, in a local folder. Workers of earlier versions log their units in it."""
-    return f"{WORKERS}/{token}.log"
+def state_key(storage: Storage, token: str) -> str:
+    """The key of a worker's state: of its lease, or of its locked log in a local folder."""
+    return f"{WORKERS}/{token}.{'log' if has_locks(storage) else 'json'}"
 
 
 def reservation_key(unit: int, turn: int) -> str:
@@ -103,35 +101,36 @@ def reservation_key(unit: int, turn: int) -> str:
 
 def other_workers(storage: Storage, token: str = "") -> Iterator[OtherWorker]:
     """List all workers that have not ended normally, except the one of `token`: one listing, and a read for each."""
-    keys = named(storage, WORKERS, rf"({_STATE}|{_LOCK})" if isinstance(storage, LocalStorage) else _STATE)
+    keys = named(storage, WORKERS, rf"[0-9a-f]{{8}}\.{'log' if has_locks(storage) else 'json'}")
     tokens = sorted({key.rpartition("/")[2].partition(".")[0] for key in keys} - {token})
-    now = storage.now() if tokens else 0.0
-    for each in tokens:
-        if (found := worker_of(storage, each, now)) is not None:
-            yield found
+    if not tokens:
+        return
+    now = storage.now()
+    if isinstance(storage, LocalStorage) or len(tokens) == 1:
+        found = [worker_of(storage, each, now) for each in tokens]
+    else:
+        # Each takes the time of two answers.
+        with ThreadPoolExecutor(min(_AT_ONCE, len(tokens))) as threads:
+            found = list(threads.map(lambda each: worker_of(storage, each, now), tokens))
+    yield from (worker for worker in found if worker is not None)
 
 
 def worker_of(storage: Storage, token: str, now: float | None = None) -> OtherWorker | None:
     """One worker by its token; None if it has ended normally, or if nothing can be known of it."""
-    written = storage.modified(state_key(token))
-    silent = 0.0 if written is None else max(0.0, (storage.now() if now is None else now) - written)
-    lines: list[str] = []
-    if isinstance(storage, LocalStorage):
-        # None if it was deleted meanwhile or this user may not open it.
-        found = read_log(storage.root / lock_key(token))
-        if found is None:
-            # A state without a lock is left by a process that was killed amid its end.
-            if written is None or storage.size(lock_key(token)) is not None:
-                return None
-            found = (False, [])
-        alive, lines = found
-    elif written is None:
+    key = state_key(storage, token)
+    written = storage.modified(key)
+    if written is None:
         return None
-    else:
-        alive = silent < DEAD_SECONDS
-    state = _state(storage, token)
-    units = sorted({*(state.units if state else ()), *_logged(lines)})
-    return OtherWorker(token, alive, tuple(units), silent, state)
+    silent = max(0.0, (storage.now() if now is None else now) - written)
+    if not isinstance(storage, LocalStorage):
+        state = _state(storage.get, key)
+        return OtherWorker(token, silent < DEAD_SECONDS, tuple(sorted(state.units if state else ())), silent, state)
+    # None if the log was deleted meanwhile or this user may not open it. Nothing is then known of its process.
+    if (found := read_log(storage.root / key)) is None:
+        return None
+    alive, lines = found
+    state = None if (line := last_line(lines)) is None else _state(str.encode, line)
+    return OtherWorker(token, alive, tuple(sorted(state.units if state else _logged(lines))), silent, state)
 
 
 def reservations(storage: Storage) -> list[tuple[int, int]]:
@@ -140,9 +139,14 @@ def reservations(storage: Storage) -> list[tuple[int, int]]:
     return sorted((int(match[1]), int(match[2])) for match in found if match)
 
 
-def _state(storage: Storage, token: str) -> WorkerState | None:
+def has_locks(storage: Storage) -> bool:
+    """Whether a worker that counts as dead is certainly dead."""
+    return isinstance(storage, LocalStorage)
+
+
+def _state(read: Callable[[str], bytes], place: str) -> WorkerState | None:
     try:
-        return WorkerState.load(storage.get(state_key(token)))
+        return WorkerState.load(read(place))
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
 

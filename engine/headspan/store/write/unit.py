@@ -54,11 +54,6 @@ class StoreWriter:
         self._destination = Destination(self.storage, self.specs, self.commits)
 
     @property
-    def storage_has_locks(self) -> bool:
-        """Whether it is certain that a worker that counts as dead is dead."""
-        return isinstance(self.storage, LocalStorage)
-
-    @property
     def has_embedding_moments(self) -> bool:
         """Whether the store was planned with the arrays of embeddings' moments; those of earlier versions were not."""
         specs = moment_arrays(self.size)

@@ -2,7 +2,7 @@
 
 When a worker takes a unit it
 
-1. writes the unit's reservation, which only one of several workers can do (`put_if_absent`);
+1. writes the unit's reservation, which only one of several workers can do;
 2. writes its state, which now names the unit, before anything else is done for the unit;
 3. deletes the reservation when the unit is committed, and names the unit no longer the next time it writes its state.
 
@@ -10,9 +10,10 @@ So a unit takes three requests, whatever the number of units and workers. If a r
 names is looked up. If that worker is dead, the unit is taken over by writing the reservation of the next turn, which
 again only one can do. Reservations of the dead stay until their unit is committed, so that no turn is given twice.
 
-In a local folder the worker also locks a file. Elsewhere a thread writes the state every BEAT_SECONDS, and a worker
-whose state is older than DEAD_SECONDS counts as dead. If it lives, it notices nothing: its next state shows that it is
-alive, and where two workers have computed a unit, the commit's claim decides, and one unit's content is discarded.
+In a local folder the state is in a log that the worker locks. Elsewhere a thread writes the state every BEAT_SECONDS,
+and a worker whose state is older than DEAD_SECONDS counts as dead. If it lives, it notices nothing: its next state shows
+that it is alive, and where two workers have computed a unit, the commit's claim decides, and one unit's content is
+discarded.
 
 A worker that ends normally deletes its reservations and then its state. The guarantees of the store do not depend on
 any of this.
@@ -29,14 +30,13 @@ from importlib.metadata import version
 
 from headspan.errors import HeadspanError, StoreError
 from headspan.io.local import LocalStorage
-from headspan.io.locks import LockedLog
+from headspan.io.locks import LockedLog, reserve
 from headspan.io.storage import Storage
 from headspan.store.worker_states import (
     BEAT_SECONDS,
     RECENT_UNITS,
     OtherWorker,
     WorkerState,
-    lock_key,
     other_workers,
     reservation_key,
     reservations,
@@ -46,6 +46,9 @@ from headspan.store.worker_states import (
 
 __all__ = ["OtherWorker", "WorkerLog", "delete_reservations", "forget", "other_workers"]
 
+# More than enough to write eight bytes.
+_MOMENT_SECONDS = 0.05
+
 
 class WorkerLog:
     """This process's state; a context manager that deletes it unless an unexpected error ends the block."""
@@ -53,7 +56,7 @@ class WorkerLog:
     def __init__(self, storage: Storage, token: str, *, device: str = "", weights_sha256: str = "") -> None:
         self._storage, self._token = storage, token
         self.state = WorkerState(platform.node(), os.getpid(), device, version("headspan"), weights_sha256)
-        self._lock = LockedLog(storage.root / lock_key(token)) if isinstance(storage, LocalStorage) else None
+        self._lock = LockedLog(storage.root / state_key(storage, token)) if isinstance(storage, LocalStorage) else None
         # The turn of each reservation that this worker holds.
         self._turns: dict[int, int] = {}
         # Seconds of the storage's clock at time 0 of this process's clock, which nobody sets.
@@ -85,7 +88,8 @@ class WorkerLog:
             if delete:
                 for unit in list(self._turns):
                     self._release(unit)
-                self._storage.delete(state_key(self._token))
+                if self._lock is None:
+                    self._storage.delete(state_key(self._storage, self._token))
         finally:
             if self._lock is not None:
                 self._lock.close(delete)
@@ -115,6 +119,9 @@ class WorkerLog:
                 self.state.finished += 1
                 self.state.rows += rows
                 self.state.recent = [*self.state.recent, (self._now(), rows)][-RECENT_UNITS:]
+            # A lease is written with the next unit.
+            if self._lock is not None:
+                self._write(durably=False)
         self._release(unit)
 
     def drop(self, unit: int) -> None:
@@ -125,7 +132,7 @@ class WorkerLog:
         turn = 0
         while True:
             key = reservation_key(unit, turn)
-            if self._storage.put_if_absent(key, self._token.encode()):
+            if self._put_if_absent(key):
                 self._turns[unit] = turn
                 return True
             try:
@@ -133,6 +140,11 @@ class WorkerLog:
             except FileNotFoundError:
                 # It was released meanwhile.
                 continue
+            if not holder:
+                # In a local folder it may be written in this moment, or its writer was killed then.
+                time.sleep(_MOMENT_SECONDS)
+                with suppress(FileNotFoundError):
+                    holder = self._storage.get(key).decode(errors="replace")
             if holder == self._token:
                 # The answer to an earlier request was lost.
                 self._turns[unit] = turn
@@ -153,8 +165,18 @@ class WorkerLog:
             with suppress(StoreError, OSError), self._writing:
                 self._write()
 
-    def _write(self) -> None:
-        self._storage.put(state_key(self._token), [self.state.dump()])
+    def _put_if_absent(self, key: str) -> bool:
+        token = self._token.encode()
+        if isinstance(self._storage, LocalStorage):
+            # Without waiting for the disk: if the power fails, no worker is left that could hold it.
+            return reserve(self._storage.root / key, token)
+        return self._storage.put_if_absent(key, token)
+
+    def _write(self, durably: bool = True) -> None:
+        if self._lock is not None:
+            self._lock.replace(self.state.dump(), durably)
+        else:
+            self._storage.put(state_key(self._storage, self._token), [self.state.dump().encode()])
 
     def _now(self) -> float:
         return self._clock + time.monotonic()
@@ -162,9 +184,7 @@ class WorkerLog:
 
 def forget(storage: Storage, token: str) -> None:
     """Delete the state of a worker that is dead."""
-    storage.delete(state_key(token))
-    if isinstance(storage, LocalStorage):
-        storage.delete(lock_key(token))
+    storage.delete(state_key(storage, token))
 
 
 def delete_reservations(storage: Storage) -> None:
