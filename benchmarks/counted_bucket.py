@@ -27,7 +27,7 @@ class Bucket:
         self.seconds = 0.0
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """The bytes of all objects."""
         return sum(len(data) for folder in self.folders.values() for data, _ in folder.values())
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from headspan.cli.terminal import redraw
 from headspan.config import as_ranges
 from headspan.errors import StoreError, counted, percent
-from headspan.io.stores import is_object_store, storage_at
+from headspan.io.locations import location_of
+from headspan.io.stores import storage_at
 from headspan.store.schema import dimensions, open_group
 from headspan.store.watch import Watched, WorkingOn, watched
-from headspan.user_paths import expand_user
+from headspan.store.worker_states import has_locks
 
 # Between two screens. In a bucket, each worker costs two requests.
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 10.0
@@ -23,16 +24,15 @@ _ORDER = ("dead", "straggler", "working")
 
 def watch(location: str, sleep: Callable[[float], None] = time.sleep) -> None:
     """Show the store at `location`, a path or a URL, until it is complete. Raises StoreError if there is none."""
-    remote = is_object_store(location)
-    place = location if remote else expand_user(location, StoreError)
-    size = dimensions(open_group(place)[1])
-    storage = storage_at(place)
+    place = location_of(location, StoreError)
+    size, storage = dimensions(open_group(place)[1]), storage_at(place)
+    seconds = LOCAL_SECONDS if has_locks(storage) else REMOTE_SECONDS
     while True:
         found = watched(storage, size)
         redraw(list(lines(location, found, shutil.get_terminal_size().lines - 1)))
         if found.complete:
             return
-        sleep(REMOTE_SECONDS if remote else LOCAL_SECONDS)
+        sleep(seconds)
 
 
 def lines(name: str, found: Watched, height: int) -> Iterator[str]:

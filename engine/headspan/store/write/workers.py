@@ -11,9 +11,8 @@ names is looked up. If that worker is dead, the unit is taken over by writing th
 again only one can do. Reservations of the dead stay until their unit is committed, so that no turn is given twice.
 
 In a local folder the state is in a log that the worker locks. Elsewhere a thread writes the state every BEAT_SECONDS,
-and a worker whose state is older than DEAD_SECONDS counts as dead. If it lives, it notices nothing: its next state shows
-that it is alive, and where two workers have computed a unit, the commit's claim decides, and one unit's content is
-discarded.
+and a worker whose state is older than DEAD_SECONDS counts as dead. If it lives, it notices nothing: its next state
+shows that it is alive. Where two workers have computed a unit, the commit's claim decides which content is discarded.
 
 A worker that ends normally deletes its reservations and then its state. The guarantees of the store do not depend on
 any of this.
