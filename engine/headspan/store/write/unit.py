@@ -30,11 +30,12 @@ from headspan.store.schema import (
     stored_row_arrays,
 )
 from headspan.store.tables import read_shards, read_spans, read_unit
+from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.rows import Destination, UnitWriter
 from headspan.store.write.shard import write_array
 from headspan.store.write.threads import WritingThreads
-from headspan.store.write.workers import forget, other_workers
+from headspan.store.write.workers import delete_reservations, forget
 from headspan.timing import StageTimes
 
 
@@ -87,8 +88,11 @@ class StoreWriter:
 
     def unfinished(self) -> list[Unit]:
         """Return the units without a commit record, in order."""
-        done = {record.unit for record in self.commits.records()}
-        return [unit for unit in self.units if unit.index not in done]
+        # Twice, since a unit that is merged into its group during the first listing is found in the second.
+        done = self.commits.done()
+        if not done.all():
+            done |= self.commits.done()
+        return [self.units[index] for index in np.flatnonzero(~done).tolist()]
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
@@ -164,6 +168,7 @@ class StoreWriter:
             if token not in alive:
                 self.storage.discard(key, token)
         self.remove_abandoned(alive)
+        delete_reservations(self.storage)
         self.write_moments()
 
     def write_moments(self) -> None:
