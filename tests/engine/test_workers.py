@@ -31,9 +31,9 @@ from headspan.store import commit_records
 from headspan.store.commit_records import UnitRecord
 from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import FORMAT
+from headspan.store.worker_states import other_workers
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import other_workers
 from tests.conftest import relative_files
 
 IMAGES, UNIT_IMAGES, UNITS = 11, 2, 6
@@ -330,7 +330,7 @@ def test_a_unit_that_keeps_killing_its_worker_is_quarantined_and_the_others_are_
     assert hs.open(path).quarantined_units() == []
     assert order_of(path) == []
     assert hs.open(path).complete
-    assert list(other_workers(path)) == []
+    assert list(other_workers(LocalStorage(path))) == []
 
 
 def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_an_interrupted_writer_leaves_no_log_and_a_failed_one_does(planned: Path
         jobs = Scheduler(StoreWriter(path)).__enter__()
         jobs._log.took(0)
         jobs.__exit__(error)
-        assert len(list(other_workers(path))) == left
+        assert len(list(other_workers(LocalStorage(path)))) == left
 
 
 def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: Path) -> None:
@@ -347,8 +347,9 @@ def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: P
     with Scheduler(StoreWriter(path)) as live:
         live._log.took(0)
         live._log.took(1)
-        assert [writer.alive for writer in other_workers(path)] == [True]
-        assert order_of(path) == [2, 3, 4, 5, 1, 0]
+        assert [writer.alive for writer in other_workers(LocalStorage(path))] == [True]
+        # From the end, where the other worker comes last.
+        assert order_of(path) == [5, 4, 3, 2, 1, 0]
 
 
 def test_a_read_only_disk_is_refused_before_any_work(
