@@ -6,6 +6,7 @@ The toy's parameters are all off their trivial values, and three of its seventy 
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import json
 import os
@@ -61,6 +62,7 @@ from headspan.run.image_encoder import forget_models  # noqa: E402
 from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
+from tests.warm_python import warm_processes  # noqa: E402, F401
 
 # No test, nor a process that it starts, reads or writes the user's cache of headspan. What other libraries have cached
 # stays where it is.
@@ -89,6 +91,12 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the files with the longest tests begin first; `--no-loadscope-reorder` keeps this order."""
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections, which would look through millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def randomise(module: nn.Module, seed: int) -> None:

@@ -69,10 +69,7 @@ def _client(url: str, process: int, environment: tuple[tuple[str, str], ...]) ->
             return AzureStore.from_url(url, **options)
         if (address := endpoint(url)).startswith("http://"):
             options["client_options"]["allow_http"] = True
-        if parts.scheme == "r2":
-            options["config"] = {"endpoint": address, "region": "auto"}
-        elif (region := _region()) is not None:
-            options["config"] = {"region": region}
+        options["config"] = {"region": region(url), **({"endpoint": address} if parts.scheme == "r2" else {})}
         return S3Store(parts.netloc, prefix=parts.path.strip("/"), **options, **_credentials(url))
     except StoreError:
         raise
@@ -97,14 +94,21 @@ def endpoint(url: str) -> str:
         if not account:
             raise StoreError(f"{url}: the account of this bucket is not known; set R2_ACCOUNT_ID or AWS_ENDPOINT_URL")
         return f"https://{account}.r2.cloudflarestorage.com"
-    return f"https://s3.{_region() or 'us-east-1'}.amazonaws.com"
+    return f"https://s3.{region(url)}.amazonaws.com"
 
 
-def _region() -> str | None:
+def region(url: str) -> str:
+    """Return the region of a bucket of S3 or R2."""
     named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if named is None and (session := _aws_session()) is not None:
+    if not named and (session := _aws_session()) is not None:
         named = session.get_config_variable("region")
-    return named
+    return "auto" if urlsplit(url).scheme == "r2" else str(named or "us-east-1")
+
+
+def aws_keys() -> Any:
+    """Return the credentials for S3 as botocore finds them in the environment, files and services; None without."""
+    session = None if os.environ.get("AWS_SKIP_SIGNATURE") else _aws_session()
+    return None if session is None else session.get_credentials()
 
 
 def _aws_session() -> Any:
@@ -118,9 +122,9 @@ def _aws_session() -> Any:
 
 def _credentials(url: str) -> dict[str, Any]:
     """Return the argument that gives a client its credentials, if obstore does not find them in the environment."""
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE") or not (session := _aws_session()):
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SKIP_SIGNATURE") or _aws_session() is None:
         return {}
-    if (found := session.get_credentials()) is None:
+    if (found := aws_keys()) is None:
         raise StoreError(
             f"{url}: no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile "
             "with AWS_PROFILE"
@@ -169,7 +173,7 @@ def _explained(url: str, key: str, what: str, error: Exception) -> tuple[int, st
             f"{url}: no credentials were found; set those of the bucket's provider in the environment, such as "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+    if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or "status code: 403" in text:
         return errno.EACCES, (
             f"{place}: cannot be {what} (the server refuses: {why}); check the credentials, and the rights that they "
             f"have on the bucket {bucket}"

@@ -7,19 +7,19 @@ the object is read again, since it tells whose it is.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import google_crc32c
-import numpy as np
 
 from headspan.errors import StoreError
 from headspan.io.buckets import ServerClock, client, is_transient, refusals
 from headspan.io.files import new_token
-from headspan.io.storage import Checksum
+from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, StagedUpload
+from headspan.io.storage import UNLIMITED, Checksum
+from headspan.io.unfinished_uploads import end_upload, unfinished_uploads
 
 T = TypeVar("T")
 # Within the class, `list` is the method of that name.
@@ -28,12 +28,12 @@ Parts = list[bytes]
 Listing = list[dict[str, Any]]
 
 STAGED = "records/staged"
-# Servers accept parts from 5 MiB on, and at most 10,000 of them.
-PART_BYTES = 8 << 20
-# Parts of one file that are sent at the same time.
-_SENT_AT_ONCE = 2
+# What killed writers staged is deleted after this time, so that a put that is under way is not in vain.
+LEFT_SECONDS = 3600.0
 # Waits before an operation is repeated that obstore does not repeat itself, such as a connection cut in an answer.
 _WAIT_SECONDS = (0.2, 1.0, 5.0)
+# Places that this process has found fit to write.
+_fit: set[str] = set()
 
 
 class ObjectStorage:
@@ -50,7 +50,7 @@ class ObjectStorage:
 
     def put(self, key: str, parts: Iterable[bytes | memoryview]) -> Checksum:
         # An upload to its final name: the object is replaced when the upload is complete.
-        with StagedUpload(self, key, key) as upload:
+        with self._upload(key, key) as upload:
             for part in parts:
                 upload.write(part)
             return upload.finish()
@@ -71,7 +71,7 @@ class ObjectStorage:
         return self._call(key, "written", create)
 
     def stage(self, key: str) -> StagedUpload:
-        return StagedUpload(self, key, _staged(key, self.token))
+        return self._upload(key, _staged(key, self.token))
 
     def publish(self, key: str, token: str) -> bool:
         try:
@@ -159,8 +159,12 @@ class ObjectStorage:
         keys = sorted(self.list(source), key=lambda key: (key == f"{source}/zarr.json", key))
         if not keys:
             raise FileNotFoundError(f"{self}/{source}")
-        for key in keys:
-            self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        try:
+            for key in keys:
+                self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        except BaseException:
+            self.delete_folder(target)
+            raise
         self._delete(keys[::-1])
 
     def folder_age(self, folder: str) -> float:
@@ -172,12 +176,46 @@ class ObjectStorage:
             self._delete(sorted(self.list(folder), key=lambda key: (key != f"{folder}/zarr.json", key)))
 
     def free_bytes(self) -> int:
-        # Buckets have no limit.
-        return sys.maxsize
+        return UNLIMITED
 
-    def writer(self, place: str) -> Any:
-        """Return obstore's file object that sends what is written to the object `place`."""
-        return self._obstore.open_writer(self._client, place, buffer_size=PART_BYTES, max_concurrency=_SENT_AT_ONCE)
+    def refuse_unfit(self) -> None:
+        """Raise StoreError if this user cannot write here, or if the server does not put objects on condition.
+
+        The answer is remembered for the life of the process.
+        """
+        if self.url in _fit:
+            return
+        key = _staged("probe", self.token)
+        try:
+            # A server that ignores the condition succeeds twice; one that does not know it refuses both.
+            fit = self.put_if_absent(key, b"1") and not self.put_if_absent(key, b"2")
+        except StoreError as error:
+            if "NotImplemented" not in str(error) and "501" not in str(error):
+                raise
+            fit = False
+        finally:
+            with suppress(StoreError):
+                self.delete(key)
+        if not fit:
+            raise StoreError(
+                f"{self}: this server does not put objects on condition (If-None-Match), so several writers could "
+                "overwrite each other; use a server that does, such as S3, R2, MinIO, GCS or Azure, or a local folder"
+            )
+        _fit.add(self.url)
+
+    def remove_abandoned(self, living: Collection[str] = ()) -> None:
+        """Delete staged files and unfinished uploads that are older than an hour, but those of `living` tokens."""
+        before = self.now() - LEFT_SECONDS
+        old = [found["path"] for found in self.listed(STAGED) if found["last_modified"].timestamp() < before]
+        self._delete([key for key in old if _token(key) not in living])
+        for key, upload, began in unfinished_uploads(self.url, STAGED):
+            if began < before and _token(key) not in living:
+                end_upload(self.url, key, upload)
+
+    def _upload(self, key: str, place: str) -> StagedUpload:
+        # Nothing is requested before the first part is sent.
+        writer = self._obstore.open_writer(self._client, place, buffer_size=PART_BYTES, max_concurrency=SENT_AT_ONCE)
+        return StagedUpload(self, key, place, writer)
 
     def _copy(self, source: str, target: str) -> None:
         self._call(target, "written", lambda: self._obstore.copy(self._client, source, target))
@@ -220,90 +258,8 @@ class ObjectStorage:
             return operation()
 
 
-class StagedUpload:
-    """An object that is sent in parts while it is written; it exists when `finish` returns."""
-
-    def __init__(self, storage: ObjectStorage, key: str, place: str) -> None:
-        self._storage, self._key, self._place = storage, key, place
-        self._size = self._checksum = 0
-        self._part, self._filled = np.empty(0, np.uint8), 0
-        # Nothing is requested before the first part is sent.
-        self._writer: Any = storage.writer(place)
-
-    def __enter__(self) -> StagedUpload:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            self.discard()
-
-    def write(self, part: bytes | memoryview) -> None:
-        """Append `part`. Whole parts are sent while later ones are written."""
-        values = np.frombuffer(part, np.uint8)
-        if not len(values):
-            return
-        self._checksum = int(google_crc32c.extend(self._checksum, values))
-        self._size += len(values)
-        with self._or_discarded():
-            while len(values):
-                if self._filled == len(self._part):
-                    # obstore sends memory that it does not copy, so the caller's is copied, and each part is new.
-                    self._send()
-                    self._part, self._filled = np.empty(PART_BYTES, np.uint8), 0
-                count = min(len(values), len(self._part) - self._filled)
-                self._part[self._filled : self._filled + count] = values[:count]
-                self._filled += count
-                values = values[count:]
-
-    def finish(self) -> Checksum:
-        """Send the rest. The object then exists, with all its bytes."""
-        with self._or_discarded():
-            self._send()
-            try:
-                self._writer.close()
-            except Exception:
-                # The answer to the last request may have been lost.
-                if not self._is_there():
-                    raise
-            self._writer = None
-        return self._size, self._checksum
-
-    def close(self) -> None:
-        """Stop writing. An object that is not finished never exists."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with suppress(Exception):
-                # This aborts the upload.
-                writer.__exit__(InterruptedError, InterruptedError(), None)
-
-    def discard(self) -> None:
-        """Stop writing, and delete what was staged."""
-        self.close()
-        if self._place != self._key:
-            with suppress(StoreError):
-                self._storage.delete(self._place)
-
-    def _send(self) -> None:
-        if self._filled:
-            self._writer.write(self._part[: self._filled].data)
-
-    def _is_there(self) -> bool:
-        with suppress(FileNotFoundError):
-            return self._storage.checksum(self._place) == (self._size, self._checksum)
-        return False
-
-    @contextmanager
-    def _or_discarded(self) -> Iterator[None]:
-        try:
-            with refusals(self._storage.url, self._key, "written"):
-                try:
-                    yield
-                except FileNotFoundError as error:
-                    # The server has ended the upload.
-                    raise InterruptedError(str(error)) from None
-        except BaseException:
-            self.discard()
-            raise
+def _token(staged: str) -> str:
+    return staged.removeprefix(f"{STAGED}/").partition("/")[0]
 
 
 def _staged(key: str, token: str) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from headspan.config import STORE_SCHEMES
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
-
-# Object stores, by the scheme of their URLs.
-SCHEMES = ("s3", "gs", "az", "r2")
 
 
 def is_object_store(location: str | Path) -> bool:
     """Return whether `location` is the URL of a place in an object store."""
-    return isinstance(location, str) and location.partition("://")[0] in SCHEMES and "://" in location
+    return isinstance(location, str) and location.partition("://")[0] in STORE_SCHEMES and "://" in location
 
 
 def storage_at(location: str | Path) -> Storage:
@@ -27,3 +25,14 @@ def storage_at(location: str | Path) -> Storage:
 
         return ObjectStorage(str(location))
     return LocalStorage(Path(location))
+
+
+def storage_to_write(location: str | Path) -> Storage:
+    """Return the storage of a store that this process is going to write.
+
+    Raises StoreError if the storage cannot keep the promises of `Storage`, as a bucket without conditional puts.
+    """
+    storage = storage_at(location)
+    if not isinstance(storage, LocalStorage):
+        storage.refuse_unfit()  # type: ignore[attr-defined]
+    return storage

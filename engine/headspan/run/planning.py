@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 
 from headspan.config import ResolvedSettings
 from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import NOTE, Listener, Progress, ignore
+from headspan.io.locations import Location, location_of
 from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
@@ -31,6 +31,7 @@ from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_a
 from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
+from headspan.store.write.workers import other_workers
 
 # How many notes on whole shards a run prints; `headspan info --notes` lists all.
 _REMARKS = 3
@@ -47,7 +48,7 @@ def open_planned(
 
     Raises StoreError if the store was made with other settings or over other shards than `urls` (by name).
     """
-    path = Path(settings.out)
+    path = location_of(settings.out)
     if plan is None:
         return _resume(path, urls, settings, encoder)
     # Computed first, because the plan may still be read meanwhile.
@@ -100,7 +101,7 @@ def _bytes_once(store: StoreWriter) -> int:
     return total_bytes(store.storage) + sum(spec.shape[0] * spec.row_bytes for spec in moments)
 
 
-def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
+def _resume(path: Location, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -110,6 +111,7 @@ def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, enc
         )
     refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)
     store.refuse_full_disk()
+    store.remove_abandoned([worker.token for worker in other_workers(store.storage) if worker.alive])
     return store
 
 
@@ -159,5 +161,5 @@ def restored_plan_files(
                 restored.append(name)
             if written != found and name == NOTES_FILE:
                 store.commits.note_plan({**store.commits.planned_files(), name: written})
-    consolidate(store.storage, store.path)
+    consolidate(store.storage)
     return restored

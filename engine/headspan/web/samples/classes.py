@@ -54,7 +54,7 @@ def read_classes(store: Store) -> Classes:
     """Read the class of every image that the store shows."""
     labels, present = np.zeros(store.planned_images, np.int64), np.zeros(store.planned_images, bool)
     first = 0
-    for batch in scan_samples(store.path, store.contents.units, ["label"]):
+    for batch in scan_samples(store.contents.storage, store.contents.units, ["label"]):
         column, here = batch.column(0), slice(first, first + len(batch))
         present[here] = column.is_valid().to_numpy(zero_copy_only=False)
         labels[here] = column.fill_null(0).to_numpy()
