@@ -44,8 +44,8 @@ from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import COMPLETE, UnitRecord
 from headspan.store.schema import attributes_of, member_names
 from headspan.store.tables import read_shards
+from headspan.store.worker_states import other_workers
 from headspan.store.write.rows import PendingCommit
-from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def _precompute(
         run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
         bad = [image for record in store.commits.records() for image in record.bad]
         refuse_bad(store, bad, settings.max_bad)
-        with Scheduler(store) as scheduler:
+        with Scheduler(store, device=str(encoder.device)) as scheduler:
             with closing(run_units(run, scheduler, compute)) as records:
                 for record in records:
                     stored.append(record)
