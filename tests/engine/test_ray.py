@@ -27,7 +27,7 @@ from headspan.io.grpc_servers import is_grpc_server
 from headspan.io.stores import storage_at
 from headspan.run import precompute as pipeline
 from headspan.run.encoder import prepare
-from headspan.run.executors import device_main, ray
+from headspan.run.executors import device_main, ray_pool
 from headspan.run.executors import process as process_module
 from headspan.run.executors.messages import (
     Committed,
@@ -151,8 +151,8 @@ def node(name: str, cpus: float = 1, gpus: float = 0) -> Node:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes are listed in every round, and a run without workers waits for none."""
-    monkeypatch.setattr(ray, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(ray, "_NODES_SECONDS", 0.05)
+    monkeypatch.setattr(ray_pool, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_pool, "_NODES_SECONDS", 0.05)
 
 
 @pytest.fixture

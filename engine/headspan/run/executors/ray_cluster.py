@@ -6,7 +6,6 @@ Ray collects no usage statistics here, and neither its logs nor what workers pri
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -75,7 +74,7 @@ class RayCluster:
         # Which cluster it is, in words.
         self.name = ""
         self._connected = False
-        self._folder: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> RayCluster:
         """Connect. Raises SettingsError if Ray is not installed, or if no cluster answers at the address."""
@@ -108,8 +107,7 @@ class RayCluster:
                 self._connected = False
                 self._ray.shutdown()
         finally:
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            self._delete_folder()
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive, each with a name of its own."""
@@ -161,6 +159,11 @@ class RayCluster:
         finally:
             for worker in workers:
                 self._ray.kill(worker.actor)
+
+    def _delete_folder(self) -> None:
+        """Delete what a cluster of this machine alone has written."""
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _answer(self, worker: RayWorker) -> Facts | list[Message] | Lost:
         try:
@@ -218,18 +221,18 @@ class RayCluster:
         options: dict[str, Any] = {}
         if address == LOCAL:
             # A short path, since those of sockets are limited; deleted at the end.
-            self._folder = tempfile.mkdtemp(prefix="headspan-ray-", dir="/tmp")
+            self._folder = tempfile.TemporaryDirectory("", "headspan-ray-", "/tmp", ignore_cleanup_errors=True)
             options = {
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,
-                "_temp_dir": self._folder,
+                "_temp_dir": self._folder.name,
             }
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
         # Ray raises plain `Exception` too, as when a cluster does not start in time.
         except Exception as error:
             self._ray.shutdown()
-            shutil.rmtree(self._folder or "", ignore_errors=True)
+            self._delete_folder()
             todo = (
                 "run the command again when the machine is less busy"
                 if address == LOCAL
