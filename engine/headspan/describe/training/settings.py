@@ -40,6 +40,8 @@ class TrainingSettings:
     # The largest number of tokens of a description.
     tokens: int = TOKENS
     lr: float = 2e-4
+    # The part of all steps, at their end, in which the rate falls linearly to 0; 0 for a constant rate, as published.
+    decay: float = 0.0
     # The length that gradients are cut to.
     clip: float = 1.0
     # The adapter's rank, its scale, and the share of its inputs that training drops; as in the published run.
@@ -62,6 +64,8 @@ class TrainingSettings:
                 raise SettingsError(f"{name} is {value}, but must be above 0")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout is {self.dropout}, but must be a share from 0 to below 1")
+        if not 0 <= self.decay <= 1:
+            raise SettingsError(f"decay is {self.decay}, but must be a share from 0 to 1")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}, but must be 0 or more")
         if self.generations < 2:
