@@ -1,9 +1,9 @@
 """Draw questions about the world's classes with answers, from which the reference language model learns.
 
 Answers are sentences of `headspan.world.sentences`. Most answers name their class, as those of a language model do that
-knows it. Whatever else they say is random, so most of it is wrong. This leaves something to find for a reward. Questions
-have subjects: one about colours is answered with colours more often than others, and one about places with places. A
-twentieth of all sentences, chosen by a checksum of the text, is held out.
+knows it. Whatever else they say is random, so most of it is wrong. This leaves something to find for a reward.
+Questions have subjects: one about colours is answered with colours more often than others, and one about places with
+places. A twentieth of all sentences, chosen by a checksum of the text, is held out.
 """
 
 from __future__ import annotations

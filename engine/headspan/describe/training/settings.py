@@ -42,6 +42,8 @@ class TrainingSettings:
     lr: float = 2e-4
     # The part of all steps, at their end, in which the rate falls linearly to 0; 0 for a constant rate, as published.
     decay: float = 0.0
+    # AdamW's memory of squared gradients. At the usual 0.999, the large ones of the first steps slow down the others.
+    adam_beta2: float = 0.999
     # The length that gradients are cut to.
     clip: float = 1.0
     # The adapter's rank, its scale, and the share of its inputs that training drops; as in the published run.

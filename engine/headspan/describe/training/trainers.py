@@ -38,6 +38,7 @@ class _Quick:
 
     model: Any
     args: Any
+
     def _send_telemetry(self) -> None:
         """Reach no network."""
 
@@ -146,6 +147,7 @@ def make_trainer(
         "beta": settings.beta or _NO_PENALTY,
         "learning_rate": settings.lr,
         **_schedule(settings),
+        "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.clip,
         "seed": settings.seed,
         "shuffle_dataset": False,
