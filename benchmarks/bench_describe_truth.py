@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from benchmarks.described import LANGUAGE_MODEL, PLANTING, TARGETS, Sizes, by_head, planted, rewarded
-from benchmarks.parts import Found, benchmark_parts
+from benchmarks.parts import Part, benchmark_parts
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.policy.identity import language_model_sha256
 from headspan.describe.training.settings import TrainingSettings
@@ -38,7 +37,7 @@ _PLANTED, _CONTROL, _HEADS = "planted", "control", "words by"
 def run(toy: bool) -> dict[str, Any]:
     """The line of all parts."""
     sizes = TOY if toy else Sizes()
-    return {**settings_of(sizes), "parts": {name: part() for name, part in parts_of(sizes).items()}}
+    return {**settings_of(sizes), "parts": {name: part(None) for name, part in parts_of(sizes).items()}}
 
 
 def settings_of(sizes: Sizes) -> dict[str, Any]:
@@ -46,22 +45,26 @@ def settings_of(sizes: Sizes) -> dict[str, Any]:
     return {"sizes": sizes.as_json(), "language_model_sha256": language_model_sha256(LANGUAGE_MODEL)}
 
 
-def parts_of(sizes: Sizes) -> dict[str, Callable[[], Found]]:
+def parts_of(sizes: Sizes) -> dict[str, Part]:
     """The parts of the benchmark, by their names."""
-    parts: dict[str, Callable[[], Found]] = {
-        f"{target} {beta:g}": partial(rewarded, sizes, target, beta)
+    parts: dict[str, Part] = {
+        f"{target} {beta:g}": _part(rewarded, sizes, target, beta)
         for target, betas in sizes.betas.items()
         for beta in betas
     }
     for seed in sizes.seeds:
         for kind in (_PLANTED, _CONTROL)[: sizes.kinds]:
-            parts[f"{kind} {seed}"] = partial(planted, sizes, seed, kind == _CONTROL)
+            parts[f"{kind} {seed}"] = _part(planted, sizes, seed, kind == _CONTROL)
     if sizes.heads:
-        parts[f"{_HEADS} the untrained model"] = partial(by_head, sizes, None, False)
-        parts[f"{_HEADS} the whole model"] = partial(by_head, sizes, None)
+        parts[f"{_HEADS} the untrained model"] = _part(by_head, sizes, None, False)
+        parts[f"{_HEADS} the whole model"] = _part(by_head, sizes, None)
         for layer, head in sizes.heads:
-            parts[f"{_HEADS} L{layer}.H{head}"] = partial(by_head, sizes, (layer, head))
+            parts[f"{_HEADS} L{layer}.H{head}"] = _part(by_head, sizes, (layer, head))
     return parts
+
+
+def _part(work: Callable[..., Any], *arguments: Any) -> Part:
+    return lambda folder: work(*arguments, work=folder)
 
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
 
 # What a part finds.
 Found = Mapping[str, Any]
+# A part, which may keep what takes long in a folder.
+Part = Callable[[Path | None], Found]
 # What parts must have in common to stand in one line.
 SETTINGS = ("question", "sizes", "language_model_sha256")
 
@@ -22,7 +25,7 @@ SETTINGS = ("question", "sizes", "language_model_sha256")
 def benchmark_parts(
     question: str,
     settings: Mapping[str, Any],
-    parts: Mapping[str, Callable[[], Found]],
+    parts: Mapping[str, Part],
     arguments: Sequence[str] | None = None,
 ) -> None:
     """The main function of such a benchmark: run the parts, and print the line with all that are known after each."""
@@ -31,10 +34,11 @@ def benchmark_parts(
     parser.add_argument(
         "--only", action="append", choices=[*parts], metavar="PART", help=f"a part; repeatable: {', '.join(parts)}"
     )
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep stores and models of parts here")
     flags = parser.parse_args(arguments)
     known: dict[str, Any] = {}
     for name in flags.only or parts:
-        known[name] = parts[name]()
+        known[name] = parts[name](flags.work)
         line = {"question": question, **settings, "parts": known, **measure.circumstances()}
         if flags.record:
             line = record(line)

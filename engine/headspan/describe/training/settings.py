@@ -68,6 +68,8 @@ class TrainingSettings:
             raise SettingsError(f"dropout is {self.dropout}, but must be a share from 0 to below 1")
         if not 0 <= self.decay <= 1:
             raise SettingsError(f"decay is {self.decay}, but must be a share from 0 to 1")
+        if not 0 <= self.adam_beta2 < 1:
+            raise SettingsError(f"adam_beta2 is {self.adam_beta2}, but must be at least 0 and below 1")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}, but must be 0 or more")
         if self.generations < 2:
@@ -98,4 +100,4 @@ class TrainingSettings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingSettings:
         """Settings from what `as_json` gave."""
-        return cls(**{each.name: values[each.name] for each in fields(cls)})
+        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})

@@ -146,7 +146,7 @@ def make_trainer(
         "temperature": 1.0,
         "beta": settings.beta or _NO_PENALTY,
         "learning_rate": settings.lr,
-        **_schedule(settings),
+        **schedule(settings),
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.clip,
         "seed": settings.seed,
@@ -195,7 +195,7 @@ def make_trainer(
     return trainer
 
 
-def _schedule(settings: TrainingSettings) -> dict[str, Any]:
+def schedule(settings: TrainingSettings) -> dict[str, Any]:
     """A constant rate, or one that falls linearly to 0 at the end."""
     if not settings.decay:
         return {"lr_scheduler_type": "constant"}
