@@ -15,9 +15,11 @@ import pytest
 
 import headspan as hs
 from headspan.cli.main import main
+from headspan.describe.asked.questions import QUESTIONS, fewer
 from headspan.describe.descriptions.saved import read_descriptions, save_descriptions
 from headspan.describe.rewards.target import Target
-from headspan.errors import StoreError
+from headspan.errors import SettingsError, StoreError
+from headspan.events import Progress
 from headspan.store.kept_runs import list_runs
 from headspan.store.write.removal import remove_runs
 from tests.engine.hand_made_descriptions import hand_made_descriptions
@@ -65,6 +67,30 @@ def test_an_inspection_is_added_to_its_run_and_another_one_is_refused(toy_copy: 
         save_descriptions(store, other)
     save_descriptions(store, other, overwrite=True)
     _same(other, read_descriptions(store))
+
+
+def test_writing_the_same_descriptions_again_keeps_their_inspection_and_others_say_that_it_goes(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    notes: list[Progress] = []
+    inspected = save_descriptions(store, hand_made_descriptions())
+    plain = replace(inspected, inspection=None)
+    for overwrite in (False, True):
+        _same(inspected, save_descriptions(store, plain, overwrite, notes.append))
+    assert [each.note for each in notes] == ["descriptions/hand already has the same content; it is unchanged"] * 2
+    others = replace(plain, seed=plain.seed + 1)
+    _same(others, save_descriptions(store, others, True, notes.append))
+    assert notes[2].note == (
+        "the inspection of the earlier descriptions/hand goes with it; run headspan describe inspect again"
+    )
+    assert read_descriptions(store).inspection is None
+
+
+def test_fewer_questions_are_spread_over_all_of_them() -> None:
+    assert fewer(QUESTIONS, None) == QUESTIONS
+    assert fewer("abcdefg", 3) == ("a", "c", "e")
+    assert len(set(fewer(QUESTIONS, 13))) == 13
+    with pytest.raises(SettingsError, match="^26 questions: there are 25; ask for 1 to 25$"):
+        fewer(QUESTIONS, 26)
 
 
 def test_runs_of_descriptions_are_listed_with_what_wrote_them_and_removed(

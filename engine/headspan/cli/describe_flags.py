@@ -36,6 +36,11 @@ def classes_flags(flags: Flags) -> None:
     flags.add_argument("--classes", metavar="NAMES", help="these classes only, as in cat,dog (default: all)")
 
 
+def questions_flag(flags: Flags, which: str) -> None:
+    """`--questions`: fewer of the questions about a class."""
+    flags.add_argument("--questions", type=int, metavar="N", help=f"so many questions about a class (default: {which})")
+
+
 def target_flags(flags: Flags) -> None:
     """`--contrast`, `--head`, `--label`, `--label-run`, `--images` and `--scale`; `target_of` reads them."""
     flags.add_argument("--contrast", action="store_true", help="reward what fits a class better than the others")

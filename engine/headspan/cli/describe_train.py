@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from headspan.cli.commands import described
-from headspan.cli.describe_flags import classes_flags, classes_of, language_model_flag, target_flags, target_of
+from headspan.cli.describe_flags import (
+    classes_flags,
+    classes_of,
+    language_model_flag,
+    questions_flag,
+    target_flags,
+    target_of,
+)
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
+from headspan.describe.asked.questions import QUESTIONS, fewer
 from headspan.describe.policy.diversity import LENGTHS
 from headspan.describe.training.settings import METHODS, RLOO, TrainingSettings
 from headspan.errors import counted, percent
@@ -44,6 +52,7 @@ def add_train(parser: Parser, text: str) -> None:
     target_flags(target)
     weights_flag(target)
     how = command.add_argument_group("training")
+    questions_flag(how, f"{len(QUESTIONS)}")
     how.add_argument("--method", choices=METHODS, default=RLOO, help=f"the method (default: {RLOO})")
     how.add_argument(
         "--beta",
@@ -113,6 +122,7 @@ def _train(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     common = {
         "classes": classes_of(flags, store, progress),
         "target": target_of(flags, store),
+        "questions": fewer(QUESTIONS, flags.questions),
         "settings": settings,
         "samples": flags.samples,
         "device": flags.device,

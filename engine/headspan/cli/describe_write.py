@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from headspan.cli.commands import described
-from headspan.cli.describe_flags import classes_flags, classes_of, language_model_flag, target_flags, target_of
+from headspan.cli.describe_flags import (
+    classes_flags,
+    classes_of,
+    language_model_flag,
+    questions_flag,
+    target_flags,
+    target_of,
+)
 from headspan.cli.describe_show import print_descriptions
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
@@ -13,6 +20,7 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import comma_separated, overwrite_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, tell
+from headspan.describe.asked.questions import QUESTIONS, fewer
 from headspan.describe.descriptions.quality_table import BEST_OF
 from headspan.describe.rewards.target import IMAGES
 from headspan.errors import SettingsError
@@ -37,6 +45,7 @@ def add_write(parser: Parser, text: str) -> None:
     target_flags(target)
     weights_flag(target)
     how = command.add_argument_group("descriptions")
+    questions_flag(how, f"those of the training, else {len(QUESTIONS)}")
     how.add_argument(
         "--samples", type=int, default=16, metavar="N", help="sampled answers to each question about a class (16)"
     )
@@ -81,6 +90,7 @@ def _write(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     language_model = flags.language_model if flags.trained is None else open_trained(flags.trained)
     if classes is None and flags.classes is not None:
         classes = trained_classes(store, language_model, comma_separated(flags.classes), progress)
+    asked = QUESTIONS if isinstance(language_model, str) else language_model.questions
     descriptions, unsaved = saved_or_not(
         lambda: write(
             store,
@@ -88,6 +98,7 @@ def _write(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             run=flags.run_name,
             classes=classes,
             target=target,
+            questions=fewer(asked, flags.questions),
             samples=flags.samples,
             best_of=flags.best_of,
             tokens=flags.tokens,

@@ -12,6 +12,8 @@ _COMMANDS = {
     "train": "learn a dictionary of sparse features from stores",
     "score": "say how much each feature belongs to images, texts, or both",
     "show": "show a run of scores, and name features by texts",
+    "compare": "match the features of dictionaries, such as those of several seeds",
+    "splice": "write images as few texts, a baseline of naming without training",
     "use": "edit, attack or probe with one class of features",
 }
 _DETAILS = (

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headspan.features.compared import ComparedDictionaries, compare_dictionaries
     from headspan.features.most_active import TopCaption, TopImage, TopSamples, top_samples
     from headspan.features.naming import name_features
     from headspan.features.pairs.block import Block
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headspan.features.scores.splice import Splice, splice
     from headspan.features.scores.stability import Stability, stability
     from headspan.features.scoring import score
+    from headspan.features.spliced import SplicedImages, splice_images
     from headspan.features.strips import feature_strips
     from headspan.features.table import FeatureTable, feature_table
     from headspan.features.training.dictionary import Dictionary, open_dictionary
@@ -40,6 +42,7 @@ _MODULES = {
     "AttackStudy": "uses.attack_result",
     "BiasProbe": "uses.bias_result",
     "Block": "pairs.block",
+    "ComparedDictionaries": "compared",
     "Dictionary": "training.dictionary",
     "EditStudy": "uses.edit_result",
     "EditedImage": "uses.edit_result",
@@ -48,11 +51,13 @@ _MODULES = {
     "Pairs": "pairs.pairs",
     "Space": "pairs.space",
     "Splice": "scores.splice",
+    "SplicedImages": "spliced",
     "Stability": "scores.stability",
     "TopCaption": "most_active",
     "TopImage": "most_active",
     "TopSamples": "most_active",
     "attack": "uses.attack",
+    "compare_dictionaries": "compared",
     "directions_in_joint": "pairs.image_vectors",
     "edit": "uses.edit",
     "edit_study": "uses.edit_study",
@@ -67,6 +72,7 @@ _MODULES = {
     "score": "scoring",
     "score_pairs": "scores.over_pairs",
     "splice": "scores.splice",
+    "splice_images": "spliced",
     "stability": "scores.stability",
     "to_unclip": "uses.unclip",
     "top_samples": "most_active",
@@ -77,6 +83,7 @@ __all__ = [
     "AttackStudy",
     "BiasProbe",
     "Block",
+    "ComparedDictionaries",
     "Dictionary",
     "EditStudy",
     "EditedImage",
@@ -85,11 +92,13 @@ __all__ = [
     "Pairs",
     "Space",
     "Splice",
+    "SplicedImages",
     "Stability",
     "TopCaption",
     "TopImage",
     "TopSamples",
     "attack",
+    "compare_dictionaries",
     "directions_in_joint",
     "edit",
     "edit_study",
@@ -104,6 +113,7 @@ __all__ = [
     "score",
     "score_pairs",
     "splice",
+    "splice_images",
     "stability",
     "to_unclip",
     "top_samples",

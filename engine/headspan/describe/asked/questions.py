@@ -5,6 +5,10 @@ Source of the method: Esfandiarpoor, Menghini, Bach, arXiv 2403.16442, who ask 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from headspan.errors import SettingsError
+
 # `{c}` is the class.
 QUESTIONS = (
     "What does a photo of a {c} show?",
@@ -33,6 +37,18 @@ QUESTIONS = (
     "List the typical features of a {c}.",
     "Write an alternative text for an image of a {c}.",
 )
+
+
+def fewer(questions: Sequence[str], count: int | None) -> tuple[str, ...]:
+    """`count` of the questions, spread evenly over them; all of them without a count.
+
+    Raises SettingsError if there are not so many.
+    """
+    if count is None:
+        return tuple(questions)
+    if not 1 <= count <= len(questions):
+        raise SettingsError(f"{count} questions: there are {len(questions)}; ask for 1 to {len(questions)}")
+    return tuple(questions[place * len(questions) // count] for place in range(count))
 
 
 def prompt(question: str, name: str) -> str:

@@ -5,18 +5,19 @@ Descriptions that gain an inspection stay the same run, since the inspection onl
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from headspan.describe.descriptions.result import Descriptions
 from headspan.describe.descriptions.saved_inspection import inspection_arrays, inspection_settings, read_inspection
 from headspan.describe.rewards.target import Target
-from headspan.events import Listener, ignore
+from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.store import results
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.result_values import arrays_of, json_number, json_numbers, number_from_json, numbers_from_json
+from headspan.store.write.analyses import has_content
 from headspan.store.write.save_result import save_result
 
 KIND = "descriptions"
@@ -29,15 +30,33 @@ def save_descriptions(
 ) -> Descriptions:
     """Save descriptions as `descriptions/<descriptions.run>`; returns them with their lineage.
 
+    The inspection of the same descriptions is kept. That of others, which are replaced, goes with them, and
+    `on_progress` receives a remark.
+
     Raises StoreError if there is a run of that name with other content, such as another inspection, and `overwrite` is
     false; NotSavedError, which holds the descriptions, if the store cannot be written.
     """
     results.check_run(descriptions.run)
+    descriptions = _with_inspection(store, descriptions, overwrite, on_progress)
     return save_result(
         *(store, KIND, descriptions.run, descriptions, _arrays(descriptions), _settings(descriptions)),
         overwrite=overwrite,
         on_progress=on_progress,
     )
+
+
+def _with_inspection(store: Store, descriptions: Descriptions, overwrite: bool, on_progress: Listener) -> Descriptions:
+    """Descriptions without an inspection with that of the run of their name, if it holds the same descriptions."""
+    run = descriptions.run
+    if descriptions.inspection is not None or not results.sound(store, KIND, run):
+        return descriptions
+    inspected = replace(descriptions, inspection=read_descriptions(store, run).inspection)
+    if inspected.inspection is None or has_content(store, KIND, run, _arrays(inspected), _settings(inspected), {}):
+        return inspected
+    if overwrite:
+        note = f"the inspection of the earlier {KIND}/{run} goes with it; run headspan describe inspect again"
+        on_progress(Progress(NOTE, 1, 1, note))
+    return descriptions
 
 
 def read_descriptions(store: Store | str | Path, run: str | None = None) -> Descriptions:

@@ -1,0 +1,73 @@
+"""The commands that compare dictionaries and that write images as texts, beside independent computations."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headspan as hs
+from headspan.cli.main import main
+from headspan.features import open_dictionary, open_pairs, train
+from headspan.features.spliced import splice_images
+
+SENTENCES = ("a red thing", "two things", "a dog on grass", "a line", "blue water")
+
+
+def test_dictionaries_are_compared_with_each_feature_and_its_match(
+    captioned_store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = open_pairs(captioned_store, captions=False)
+    for seed in (0, 1):
+        train(pairs, tmp_path / f"{seed}", "topk", features=11, k=3, steps=2, batch=7, seed=seed, device="cpu")
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    assert main(["features", "compare", *folders, "--csv", "-"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    one, other = (open_dictionary(each).learner.directions().numpy() for each in folders)  # type: ignore[union-attr]
+    cosines = one @ other.T
+    # Each feature's match is another feature, and no exchange of two matches has a larger sum.
+    found = np.array([float(row["cosine"]) for row in rows if row["dictionary"] == folders[0]])
+    match = np.abs(cosines - found[:, None]).argmin(axis=1)
+    assert sorted(match.tolist()) == list(range(11))
+    for a in range(11):
+        for b in range(a):
+            exchanged = cosines[a, match[b]] + cosines[b, match[a]]
+            assert exchanged <= cosines[a, match[a]] + cosines[b, match[b]] + 1e-6
+    assert main(["features", "compare", *folders]) == 0
+    assert f"mean matched cosine {found.mean():.3f}" in capsys.readouterr().out
+    assert main(["features", "compare", folders[0]]) == 2
+    assert "stability compares at least 2 dictionaries, but 1 was given; name two" in capsys.readouterr().err
+
+
+def test_images_are_spliced_from_all_blocks_and_chance_has_fewer_texts(
+    captioned_store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = splice_images(captioned_store, SENTENCES, penalty=0.01)
+    unit = captioned_store.embedding / np.linalg.norm(captioned_store.embedding, axis=1, keepdims=True)
+    mean = unit.mean(axis=0)
+    centred = unit - mean
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    texts = hs.text_vectors(captioned_store, SENTENCES)
+    texts = texts - texts.mean(axis=0)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    # Coordinate descent on the published objective, image by image.
+    weights = np.zeros((len(unit), len(texts)))
+    gram, along = texts @ texts.T, centred @ texts.T
+    for _ in range(2000):
+        for each in range(len(texts)):
+            rest = along[:, each] - weights @ gram[each] + weights[:, each] * gram[each, each]
+            weights[:, each] = np.maximum(0, (rest - 0.005) / gram[each, each])
+    np.testing.assert_allclose(found.weight, weights.mean(axis=0), atol=2e-3)
+    assert found.images == len(unit)
+    assert found.mean_cosine == pytest.approx(float((unit @ (mean / np.linalg.norm(mean))).mean()), abs=1e-5)
+    pool = tmp_path / "pool.txt"
+    pool.write_text("\n".join(SENTENCES))
+    assert main(["features", "splice", str(captioned_store.path), "--texts", str(pool), "--most", "9"]) == 0
+    said = capsys.readouterr().out
+    assert "9 images, " in said
+    assert "the pool, rotated" in said
+    assert main(["features", "splice", str(captioned_store.path), "--penalty", "-1"]) == 2
+    assert "give a penalty above 0, at least 1 image" in capsys.readouterr().err
