@@ -89,7 +89,7 @@ def test_fewer_questions_are_spread_over_all_of_them() -> None:
     assert fewer(QUESTIONS, None) == QUESTIONS
     assert fewer("abcdefg", 3) == ("a", "c", "e")
     assert len(set(fewer(QUESTIONS, 13))) == 13
-    with pytest.raises(SettingsError, match="^26 questions: there are 25; ask for 1 to 25$"):
+    with pytest.raises(SettingsError, match=r"^26 questions: there are 25; ask for 1 to 25$"):
         fewer(QUESTIONS, 26)
 
 
