@@ -127,6 +127,8 @@ def splice_images(
         alone += float((units(given) @ units(mean[None])[0]).sum())
         on_progress(Progress("images", begin + len(some), len(chosen)))
     count = len(chosen)
+    l0, cosine, centred = (float(each) / count for each in np.sum(own, axis=0))
+    rotated_l0, rotated_cosine, rotated_centred = (float(each) / count for each in np.sum(null, axis=0))
     return SplicedImages(
         pool.name,
         count,
@@ -134,8 +136,12 @@ def splice_images(
         tuple(pool.texts),
         weight / count,
         having,
-        *(np.sum(own, axis=0) / count).tolist(),
-        *(np.sum(null, axis=0) / count).tolist(),
+        l0,
+        cosine,
+        centred,
+        rotated_l0,
+        rotated_cosine,
+        rotated_centred,
         alone / count,
     )
 
