@@ -75,7 +75,9 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
     streams = [_stream(scheduler) for scheduler in schedulers]
     parts: list[dict[str, float]] = []
     choosing = committing = 0.0
-    requests, computed, committed = _requests(bucket), 0, 0
+    # Requests of choosing units, of committing them and their records, and of all before.
+    asked = told = computed = committed = 0
+    before = _requests(bucket)
     # The moment when each worker finishes its unit; None before its first.
     events: list[tuple[float, int, Unit | None]] = [(draw.random(), place, None) for place in range(len(stores))]
     heapq.heapify(events)
@@ -92,9 +94,13 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
             in_flight[unit.index] -= 1
             computed += 1
             committing += time.process_time() - began
+            told += _requests(bucket) - before
+            before = _requests(bucket)
         began = time.process_time()
         chosen = next(streams[place], None)
         choosing += time.process_time() - began
+        asked += _requests(bucket) - before
+        before = _requests(bucket)
         if chosen is not None:
             twice += in_flight.get(chosen.index, 0) > 0
             in_flight[chosen.index] = in_flight.get(chosen.index, 0) + 1
@@ -105,11 +111,13 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
                 {
                     "choosing_ms": 1e3 * choosing / each,
                     "committing_ms": 1e3 * committing / each,
-                    "requests": (_requests(bucket) - requests) / each,
+                    "choosing_requests": asked / each,
+                    "committing_requests": told / each,
                 }
             )
-            choosing, committing, requests = 0.0, 0.0, _requests(bucket)
-    end = {"requests": _requests(bucket) - requests, "seconds": choosing + committing}
+            choosing = committing = 0.0
+            asked = told = 0
+    end = {"requests": asked + told, "seconds": choosing + committing}
     for scheduler in schedulers:
         scheduler.__exit__(None)
     assert committed == len(planned), "every unit is committed once"
