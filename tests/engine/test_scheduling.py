@@ -15,17 +15,23 @@ from benchmarks.bench_scheduling import _Store as SimulatedStore
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from headspan.cli.main import main
 from headspan.cli.watch import lines
-from headspan.errors import StoreError
+from headspan.errors import SourceError, StoreError
+from headspan.events import Progress, ignore
 from headspan.io.locks import LockedLog, last_line, read_log
+from headspan.member_names import MemberNames
+from headspan.run import plan_processes
+from headspan.run.plan_ahead import begun_plan
 from headspan.run.scheduler import KEPT_SECONDS, TRIES, Scheduler
 from headspan.shards.plan import units
 from headspan.shards.samples import Unit
+from headspan.shards.urls import stored_names
 from headspan.store import contents
 from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import Dimensions
 from headspan.store.watch import watched
 from headspan.store.worker_states import DEAD_SECONDS, WorkerState, other_workers, reservations
 from headspan.store.write.workers import WorkerLog
+from tests.conftest import image_members, relative_files, write_tar
 
 ROWS = 10
 
@@ -258,3 +264,30 @@ def test_a_large_store_reads_no_record_and_no_row_before_they_are_needed(
     store = hs.open(toy_path, include_failed=True)
     assert not store.complete
     assert np.isnan(store.norm[~np.repeat(store.contents.done, store.contents.size.unit_images)[: store.images]]).all()
+
+
+def test_a_plan_that_processes_read_equals_the_plan_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One tar has no image, one an unused member, and the units end within tars.
+    tars = [write_tar(tmp_path / f"{n}.tar", image_members(range(7 * n, 7 * n + n), (2,))) for n in (1, 4, 6)]
+    tars.append(write_tar(tmp_path / "none.tar", [("a.txt", b"x")]))
+    tars.append(write_tar(tmp_path / "z.tar", [("b.png", b""), ("c.md", b"")]))
+    urls = stored_names([str(tar) for tar in tars])
+    found = []
+    for least in (len(tars), len(tars) + 1):
+        monkeypatch.setattr(plan_processes, "LEAST_TARS", least)
+        events: list[Progress] = []
+        with begun_plan(tmp_path / f"{least}.zarr", urls, 4, MemberNames()) as plan:
+            assert plan is not None
+            read = plan.result(events.append)
+            files = relative_files(plan.staged.folder / "records" / "samples")
+        found.append((read.shards, read.notes, read.images, files, events))
+    assert found[0] == found[1]
+    assert found[0][2] == 12
+    tars[2].write_bytes(tars[2].read_bytes()[:-2000])
+    monkeypatch.setattr(plan_processes, "LEAST_TARS", len(tars))
+    with begun_plan(tmp_path / "s.zarr", urls, 4, MemberNames()) as plan:
+        assert plan is not None
+        with pytest.raises(SourceError, match=r"6\.tar"):
+            plan.result(ignore)
