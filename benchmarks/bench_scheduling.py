@@ -10,26 +10,34 @@ The same run, smaller, goes over a local folder. A plan of many shards is writte
 from __future__ import annotations
 
 import heapq
+import json
 import random
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import headspan as hs
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from benchmarks.measure import benchmark
+from headspan.decompose.formula import Folded
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
 from headspan.run.scheduler import Scheduler
 from headspan.shards.plan import units
-from headspan.shards.samples import Unit
-from headspan.store.commit_records import CommitRecords, UnitRecord
-from headspan.store.moments_file import MergedMoments
+from headspan.shards.samples import Sample, Shard, Unit
+from headspan.store.commit_records import CommitRecords, UnitRecord, beside, group_key
+from headspan.store.contents import LARGE_UNITS
+from headspan.store.moments_file import MergedMoments, pack
+from headspan.store.schema import FORMAT
+from headspan.store.tables import sample_files
 from headspan.store.write.commits import Commits
+from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
 QUESTION = "scheduling and records of a simulated run of many workers"
@@ -38,6 +46,28 @@ _LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
 _PARTS = 10
 # By the simulation's clock: a unit takes 15 to 30 seconds.
 _UNIT_SECONDS = (15.0, 30.0)
+_AXES = {"ok": 0, "embedding": 1, "norm": 1, "heads": 3}
+_SIZE = {
+    "layers": [0],
+    "all_layers": 1,
+    "direct_layers": 1,
+    "heads": 1,
+    "head_dim": 2,
+    "tokens": 2,
+    "prefix_tokens": 1,
+    "joint": 3,
+    "terms": 2,
+    "through_pool": [],
+    "through_pool_heads": 0,
+}
+_ATTRIBUTES = {
+    "format": FORMAT,
+    "version": "simulated",
+    "model": "none",
+    "weights_sha256": "00",
+    "precision": "fp32",
+    "emit": ["heads"],
+}
 _MOMENTS = MergedMoments(1, np.ones((1, 1, 4)), np.ones((1, 1, 4, 4)))
 
 
@@ -165,6 +195,76 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
         tracemalloc.stop()
 
 
+def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
+    """What it costs to open a complete store of so many units, from its files in the system's cache."""
+    size = dict(_SIZE, images=images, unit_images=-(-images // count))
+    attributes = {**_ATTRIBUTES, "dimensions": size}
+    ones = {
+        "head_to_joint": (1, 1, 2, 3),
+        "head_mean": (1, 1, 2),
+        "bias_to_joint": (1, 3),
+        "bias_mean": (1,),
+        "gain": (3,),
+        "shift": (3,),
+        "share_count": (1,),
+    }
+    folded = Folded(**{name: np.ones(shape, np.float32) for name, shape in ones.items()})
+    with NewStore(path) as staged:
+        staged.plan([Sample(0, "0", "a.tar", "0.png", 512, 1)], size["unit_images"], [])
+        # Opening reads none of the tables.
+        for name in sample_files(count):
+            (staged.folder / name).touch()
+        assert staged.publish(attributes, [Shard("a.tar", 0, images, 1, 1)], folded)
+    planned = units(images, size["unit_images"])
+    count = len(planned)
+    commits = CommitRecords(LocalStorage(path), count)
+    for group in commits.groups:
+        records = [
+            UnitRecord(
+                unit.index,
+                unit.first_row,
+                unit.rows,
+                unit.rows,
+                {f"{name}/c/{unit.index}{'/0' * axes}": (unit.rows, 1) for name, axes in _AXES.items()},
+                [],
+                1,
+            )
+            for unit in (planned[index] for index in commits.units_of(group))
+        ]
+        (path / group_key(group)).write_text(json.dumps([asdict(record) for record in records]))
+        rows = sum(record.rows for record in records)
+        moments = MergedMoments(rows, np.ones((1, 1, 5)), np.ones((1, 1, 5, 5)))
+        (path / beside(group_key(group), "moments")).write_bytes(pack(moments))
+    began = time.process_time()
+    StoreWriter(path).finish()
+    finishing = time.process_time() - began
+    seconds = {}
+    for name, work in (
+        ("open", lambda: hs.open(path)),
+        ("count", lambda: hs.open(path).images),
+        ("moments", lambda: hs.open(path).moments()),
+        ("records", lambda: hs.open(path).contents.records),
+    ):
+        began = time.perf_counter()
+        work()
+        seconds[name] = time.perf_counter() - began
+    tracemalloc.start()
+    store = hs.open(path)
+    assert store.images == images
+    opened = tracemalloc.get_traced_memory()[1]
+    assert len(store.contents.records) == count
+    read = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "images": images,
+        "units": count,
+        "finishing_seconds": finishing,
+        "seconds": seconds,
+        "bytes": opened,
+        "records_bytes": read,
+    }
+
+
 def run(toy: bool) -> dict[str, Any]:
     """Milliseconds of one core and requests for each unit handed out and committed, by tenths of the run."""
     count, workers, images = (200, 5, 800_000) if toy else (UNITS, WORKERS, IMAGES)
@@ -184,6 +284,7 @@ def run(toy: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         storage = [LocalStorage(Path(folder)) for _ in range(here)]
         found["folder"] = simulate(units(images, -(-images // few)), storage, None)
+        found["opening"] = _opening(Path(folder) / "run.zarr", images, max(count, 2 * LARGE_UNITS))
     return found
 
 

@@ -30,7 +30,7 @@ from headspan.store.commit_records import CommitRecords, Files, UnitRecord
 from headspan.store.mapped import MappedRows
 from headspan.store.ranged_rows import RangedRows
 from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
-from headspan.store.shard_rows import ShardRows, UnmappableError, pieces_of, within_pieces
+from headspan.store.shard_rows import ShardRows, UnmappableError, as_range, pieces_of, within_pieces
 from headspan.store.tables import read_unit
 
 # Of a store with more units, opening reads no record: it would take longer than a second.
@@ -51,11 +51,9 @@ class Contents:
         self.commits = CommitRecords(self.storage, self.units)
         # Whether each unit is committed. Rows of the others may be half written, so they are never read.
         self.is_large = self.units > LARGE_UNITS
-        if self.is_large:
-            self.done = self.commits.done()
-        else:
+        self.done = self.commits.done() if self.is_large else np.zeros(self.units, bool)
+        if not self.is_large:
             # Records of a small store are read now, which shows whether they are damaged.
-            self.done = np.zeros(self.units, bool)
             self.done[[record.unit for record in self.records]] = True
         self._maps: dict[str, ShardRows] = {}
 
@@ -74,9 +72,8 @@ class Contents:
     @cached_property
     def records(self) -> list[UnitRecord]:
         """The commit records, in order. Raises StoreError if one is damaged."""
-        found = self.commits.records()
         # Units that were committed after a large store was opened are not shown.
-        return [record for record in found if self.done[record.unit]] if self.is_large else found
+        return [record for record in self.commits.records() if not self.is_large or self.done[record.unit]]
 
     @property
     def good_images(self) -> int:
@@ -89,9 +86,8 @@ class Contents:
         """Whether the unit of each of `rows`, a list or a range, is committed; True if all units are."""
         if self.done.all():
             return True
-        if isinstance(rows, slice):
-            rows = np.arange(rows.start, rows.stop)
-        return self.done[rows // self.size.unit_images]
+        places = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return self.done[places // self.size.unit_images]
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
@@ -216,13 +212,13 @@ class Contents:
             with suppress(UnmappableError):
                 return self._picked(name, rows, index)
         # Ranges are read, and places picked from them: Zarr reads a list of rows 7 to 25 times as slowly as a range.
-        ranges, picks = zip(*map(_as_range, index), strict=True) if index else ((), ())
+        ranges, picks = zip(*map(as_range, index), strict=True) if index else ((), ())
         row_bytes = math.prod(each.stop - each.start for each in ranges) * found.itemsize
         block_rows = max(1, _BLOCK_BYTES // (row_bytes * spec.chunk[0])) * spec.chunk[0]
         order = np.argsort(rows // block_rows, kind="stable")
         borders = np.flatnonzero(np.diff(rows[order] // block_rows)) + 1
         for places in np.split(order, borders):
-            here, pick = _as_range(rows[places])
+            here, pick = as_range(rows[places])
             values = self.values(name, here, *ranges)
             for axis, each in enumerate((pick, *picks)):
                 values = values if each is None else values.take(each, axis)
@@ -301,10 +297,3 @@ def _content(path: Location, key: str, recorded: Files) -> str:
     if key not in recorded:
         return ""
     return hashlib.sha256(json.dumps([str(path), key, *recorded[key]]).encode()).hexdigest()[:32]
-
-
-def _as_range(places: np.ndarray) -> tuple[slice, np.ndarray | None]:
-    """Return the range that contains `places`, and where they are in it; None if they are the whole range in order."""
-    first, last = int(places.min()), int(places.max())
-    whole = len(places) == last - first + 1 and bool((np.diff(places) == 1).all())
-    return slice(first, last + 1), None if whole else places - first

@@ -157,7 +157,9 @@ class Commits(CommitRecords):
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all finished, and clean up after an interrupted merge."""
-        for group in self.groups:
+        # Only groups that have files of single units left: a look for each of all groups' files would take long.
+        files = [*self.unit_files(), *self.unit_files("moments")]
+        for group in sorted({group_of(_number_in(key)) for key in files}):
             self._merge_group(group)
 
     def note_plan(self, files: Files) -> None:
