@@ -337,6 +337,9 @@ def _become(order: dict[str, Any], files: list[int], orders: socket.socket) -> C
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
     if how == "-m":
+        if what.count("."):
+            # It runs as the main module, not as the one that has been imported.
+            sys.modules.pop(what, None)
         return lambda: runpy._run_module_as_main(what)  # type: ignore[attr-defined]
     code = compile(what, "<string>", "exec")
     return lambda: exec(code, main.__dict__)
