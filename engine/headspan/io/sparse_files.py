@@ -15,13 +15,11 @@ from concurrent.futures import Future, wait
 
 import numpy as np
 
-from headspan.io.disk_blocks import DiskBlocks
+from headspan.io.disk_blocks import BLOCK_BYTES, DiskBlocks
 from headspan.io.memory import untouched
 from headspan.io.remembered import request_threads
 from headspan.io.storage import Storage
 
-# What is fetched and kept: some numbers of one head or image are as small.
-BLOCK_BYTES = 16 << 10
 # Blocks that are nearer than this are fetched with one request, which takes as long as a megabyte.
 _GAP_BYTES = 128 << 10
 # Longer ranges are divided, so that their parts arrive side by side.
