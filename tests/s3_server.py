@@ -53,8 +53,6 @@ class Faults:
     ahead: float = 0.0
     counted: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
-    # Changes of files with their final names, in order.
-    written: list[str] = field(default_factory=list)
 
 
 class _Application:
@@ -148,6 +146,15 @@ class Server:
 
     def __init__(self, address: str, faults: Faults, moto: Any) -> None:
         self.address, self.faults, self._moto = address, faults, moto
+
+    def clear(self) -> None:
+        """Delete everything in the bucket, and end all faults."""
+        self._moto.buckets[BUCKET].keys.clear()
+        self._moto.buckets[BUCKET].multiparts.clear()
+        # `faults` is also known to the application.
+        self.faults.fault, self.faults.conditional, self.faults.ahead = lambda request: None, True, 0.0
+        self.faults.counted.clear()
+        self.faults.injected.clear()
 
     def keys(self, prefix: str = "") -> dict[str, bytes]:
         """The content of every object below a prefix, by what follows it; read past all faults."""
