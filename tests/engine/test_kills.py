@@ -161,7 +161,7 @@ def check_kills_in_bucket(
     assert done["status"] == 0
     assert place.files(place.new("whole")) == wanted
     orders = kills if isinstance(kills, list) else chosen_kills(done["steps"], done["seconds"], *kills)
-    count = 0
+    count, failures = 0, []
     for number, order in enumerate(orders):
         server.faults.fault = some_faults(number)
         try:
@@ -170,8 +170,11 @@ def check_kills_in_bucket(
             # Uploads that the killed process left unfinished are removed by whoever opens the store an hour later.
             assert runs.run(out)["status"] == 0
             assert place.beside(out) == ["run.zarr"], order
+        except AssertionError as error:
+            failures.append((order, str(error), list(server.faults.recent)))
         finally:
             server.faults.fault = lambda request: None
+    assert not failures
     return count
 
 
