@@ -6,6 +6,7 @@ run's settings and then one order a line, as JSON; answers each with how the chi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -134,6 +135,9 @@ def main() -> None:
     # Threads compute the checksums, and a forked child has none of them.
     _ = encoder.model.weights_sha256, encoder.model.text_sha256
     pipeline.prepare = lambda *arguments: encoder
+    # Or each child would copy the memory of all libraries when it first collects garbage.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
         log = Path(tempfile.mkstemp()[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -112,14 +112,30 @@ def reserve(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let only one process at a time run blocks with the same `folder`. On a disk without locks, nothing is locked."""
+def alone(folder: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Let only one process at a time run blocks with the same `folder`. On a disk without locks, nothing is locked.
+
+    `on_wait` is called before this process waits for another one.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        if _held_elsewhere(descriptor):
+            on_wait()
+            _lock(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _held_elsewhere(descriptor: int) -> bool:
+    """Acquire the lock if it is free; return whether another process holds it. A disk without locks has no holder."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _lock(descriptor: int, wait: bool = True) -> bool:

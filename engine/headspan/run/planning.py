@@ -43,8 +43,11 @@ def open_planned(
     encoder: Encoder,
     plan: PlanInProgress | None,
     on_progress: Listener,
+    computing: int = 1,
 ) -> StoreWriter:
     """Return the store at `settings.out`: a new one with `plan`, or the one that exists.
+
+    A new store of few images gets smaller units if there are several `computing` processes.
 
     Raises StoreError if the store was made with other settings or over other shards than `urls` (by name).
     """
@@ -55,7 +58,7 @@ def open_planned(
     folded = fold(encoder.exact, encoder.layers)
     planned = plan.result(on_progress)
     images, notes = planned.images, planned.notes
-    unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images)
+    unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images, computing)
     if unit_images < min(planned.unit_images, images):
         plan.staged.divide_units(images, planned.unit_images, unit_images)
     attributes = store_attributes(settings, encoder, images, unit_images)
