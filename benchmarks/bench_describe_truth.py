@@ -17,6 +17,7 @@ from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.policy.identity import language_model_sha256
 from headspan.describe.training.settings import TrainingSettings
 from headspan.errors import percent
+from headspan.world.parts import NON_VISUAL_PHRASES
 
 QUESTION = "descriptions of the image world, beside what is known"
 DUE_TO = (
@@ -109,22 +110,29 @@ def _best_of(figures: Mapping[str, float]) -> float:
 
 def _found(clips: Sequence[Mapping[str, Any]], is_planted: bool) -> str:
     """How many phrases were found, how many of them are planted, and what the judge calls them."""
-    found, hits, spurious, non_visual = 0, 0, 0, 0
+    found, hits, near, spurious, non_visual = 0, 0, 0, 0, 0
     for clip in clips:
         empty, word = ((each["class"], each["phrase"]) for each in clip["planted"])
         for each in clip["found"]:
             pair = each["class"], each["phrase"]
             found += 1
             hits += pair in (empty, word)
+            near += pair != word and pair[0] == word[0] and _kind(pair[1]) == _kind(word[1])
             spurious += pair == empty and each["verdict"] == "spurious"
             non_visual += pair == word and each["verdict"] == "non-visual"
     if not is_planted:
         return f"{found} phrases found in {len(clips)} CLIPs, {hits} of those that the others have planted"
     precision = f", precision {percent(hits / found)}" if found else ""
     return (
-        f"{hits} of {2 * len(clips)} found (recall {percent(hits / (2 * len(clips)))}{precision}: {found} findings); "
-        f"called spurious: {spurious} of {len(clips)} phrases, called non-visual: {non_visual} of {len(clips)} words"
+        f"{hits} of {2 * len(clips)} found (recall {percent(hits / (2 * len(clips)))}{precision}: {found} findings, of "
+        f"which {near} are other words of the planted one's kind, such as days, in its class); called spurious: "
+        f"{spurious} of {len(clips)} phrases, called non-visual: {non_visual} of {len(clips)} words"
     )
+
+
+def _kind(phrase: str) -> str:
+    """The kind of a non-visual phrase, such as days; an empty phrase is a kind of its own."""
+    return next((kind for kind, phrases in NON_VISUAL_PHRASES.items() if phrase in phrases), phrase)
 
 
 if __name__ == "__main__":

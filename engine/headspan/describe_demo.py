@@ -42,7 +42,7 @@ TARGET = Target(contrast=True)
 # have large gradients; a short memory of them and a low limit keep them from slowing down the others. Answers have at
 # most 18 tokens.
 SETTINGS = TrainingSettings(
-    steps=60, batch=64, generations=8, tokens=20, lr=3e-3, beta=0.2, dropout=0.0, adam_beta2=0.95, clip=0.2
+    steps=80, batch=64, generations=8, tokens=20, lr=3e-3, beta=0.2, dropout=0.0, adam_beta2=0.95, clip=0.2
 )
 # A few of the questions, so that the best of 64 answers to each takes seconds.
 ASKED = QUESTIONS[::9]
