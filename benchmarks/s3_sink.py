@@ -1,6 +1,6 @@
 """A server of S3 for benchmarks that counts what it is sent and discards it, since moto takes longer than any client.
 
-Objects up to a megabyte are kept, so that a store's records can be read again; of larger ones, their sizes. Signatures
+Objects up to 8 MiB are kept, so that a store's records can be read again; of larger ones, their sizes. Signatures
 are not checked. `python -m benchmarks.s3_sink` prints its port and serves until it is terminated.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-_KEPT_BYTES = 1 << 20
+_KEPT_BYTES = 8 << 20
 _TAG = '"0123456789abcdef0123456789abcdef"'
 _TIME = formatdate(usegmt=True)
 
@@ -38,6 +38,7 @@ class _Objects:
     def __init__(self) -> None:
         self._all: dict[str, tuple[int, bytes | None]] = {}
         self._uploads: dict[str, int] = {}
+        self._begun = 0
 
     def answer(self, request: _Request) -> tuple[str, Iterable[tuple[str, str]], bytes]:
         """The status, headers and body of the answer."""
@@ -49,7 +50,8 @@ class _Objects:
             found = b"".join(b"<Deleted><Key>" + name + b"</Key></Deleted>" for name in names)
             return "200 OK", (), b"<DeleteResult>" + found + b"</DeleteResult>"
         if request.method == "POST" and "uploads" in query:
-            upload = str(len(self._uploads))
+            self._begun += 1
+            upload = str(self._begun)
             self._uploads[upload] = 0
             return "200 OK", (), _xml("InitiateMultipartUploadResult", Bucket="b", Key=key, UploadId=upload)
         if request.method == "POST":

@@ -181,9 +181,8 @@ def check_kills_in_bucket(
 def test_a_run_killed_while_it_writes_to_a_bucket_is_resumed_to_the_store_on_disk(
     runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray]
 ) -> None:
-    # While the plan is copied, and while a unit is.
-    assert check_kills_in_bucket(runs, server, whole[0], reference, [{"last": 470}, {"last": 800}]) == 2
-    assert server.faults.injected["lost"]
+    # While a unit is committed.
+    assert check_kills_in_bucket(runs, server, whole[0], reference, [{"last": 800}]) == 1
 
 
 @pytest.mark.full_size
