@@ -78,7 +78,7 @@ def command(folder: Path, images: int, out: Path) -> list[str]:
     return [*HEADSPAN, "precompute", str(tar), *model, *options, "--out", str(out)]
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 def test_a_run_on_a_cluster_gives_the_store_of_a_single_process(nodes: Nodes, tmp_path: Path) -> None:
     subprocess.run(command(tmp_path, 24, tmp_path / "alone.zarr"), check=True, capture_output=True)
     out = tmp_path / "s.zarr"
