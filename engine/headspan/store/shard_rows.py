@@ -56,6 +56,10 @@ class ShardRows(ABC):
     def expect(self, places: Sequence[Sequence[int]], first_row: int, end: int) -> None:
         """Begin to read what `chunks` would return of these rows at each of `places`, without waiting."""
 
+    @abstractmethod
+    def places_ahead(self, rows: int) -> int:
+        """Of how many places of the first axes `expect` is best told at once, each with so many rows."""
+
     @property
     def apart(self) -> tuple[int, ...]:
         """The lengths of the first axes after the rows, up to the last one along which inner chunks divide a row."""
