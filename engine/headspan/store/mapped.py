@@ -93,6 +93,9 @@ class MappedRows(ShardRows):
     def expect(self, places: Sequence[Sequence[int]], first_row: int, end: int) -> None:
         """Do nothing, since the system reads pages of maps ahead."""
 
+    def places_ahead(self, rows: int) -> int:
+        return 1 << 30
+
     def _shards(self, index: Sequence[int], first_row: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         for begin in range(first_row // self.spec.shard[0] * self.spec.shard[0], end, self.spec.shard[0]):
             yield begin, self._shard(begin)
