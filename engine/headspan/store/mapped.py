@@ -34,6 +34,8 @@ _MAPS = 32_768
 _SHARE_OF_OPEN_FILES = 1 / 2
 # What `take` copies at once: these numbers stay in a core's cache until they are placed.
 _TAKEN_BYTES = 512 << 10
+# Fewer pieces of a shard on average are copied one by one.
+_FEW_OF_SHARD = 96
 # Rows are copied by spans of neighbours if these are at least so long on average.
 _NEIGHBOURS = 16
 # The system has no more descriptors, or no more maps.
@@ -52,8 +54,14 @@ class MappedRows:
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         self._root = root
         self.spec = spec
-        # By first row. Only this holds a map, so that the maps of a store are closed when it is dropped.
+        # By first row. Only these hold a map, so that the maps of a store are closed when it is dropped.
         self.mapped: dict[int, np.ndarray] = {}
+        self._bytes: dict[int, memoryview] = {}
+
+    def drop(self, first_row: int) -> None:
+        """Close the map of a shard."""
+        self.mapped.pop(first_row, None)
+        self._bytes.pop(first_row, None)
 
     def read(self, index: Sequence[int] = (), dtype: DTypeLike | None = None) -> np.ndarray:
         """Return a copy of all rows at `index` of the axes after the first. Raises UnmappableError.
@@ -102,11 +110,15 @@ class MappedRows:
         spec, item = self.spec, self.piece
         if not out.size:
             return
+        shards, index = self._items(rows, places)
+        if index.size < _FEW_OF_SHARD * (1 + int(shards.max()) - int(shards.min())):
+            self._take_few(shards, index, out)
+            return
         # Each row of `out` as one item, so that rows are assigned by single copies.
         placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
         # In the order of the file, so that pieces that are copied one after the other share pages.
         order = np.argsort(rows, kind="stable")
-        shards, index = self._items(rows[order], places)
+        shards, index = shards[order], index[order]
         step = max(1, _TAKEN_BYTES // max(1, index.shape[1] * item.itemsize))
         for first, end in _spans(shards):
             pieces = self._pieces(int(shards[first]))
@@ -121,6 +133,37 @@ class MappedRows:
                     copy_numbers(taken, converted)
                     taken = converted
                 placed[order[some]] = taken.reshape(len(taken), -1).view(placed.dtype).reshape(-1)
+
+    def _take_few(self, shards: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+        """As `take`, piece by piece: a slice of bytes costs less than a NumPy call, of which each shard needs many."""
+        taken = out if out.dtype == self.spec.dtype else np.empty(out.shape, self.spec.dtype)
+        target, item, place = memoryview(taken.reshape(-1).view(np.uint8)), self.piece.itemsize, 0
+        sources: dict[int, memoryview | None] = {}
+        for row, (shard, starts) in enumerate(zip(shards.tolist(), (index * item).tolist(), strict=True)):
+            if shard not in sources:
+                sources[shard] = self._bytes_of(shard)
+            source = sources[shard]
+            if source is None:
+                taken[row] = self.spec.fill
+                place += item * len(starts)
+                continue
+            for start in starts:
+                target[place : place + item] = source[start : start + item]
+                place += item
+        if taken is not out:
+            copy_numbers(taken, out)
+
+    def _bytes_of(self, shard: int) -> memoryview | None:
+        """Return the bytes of a shard's pieces; None if the shard is missing."""
+        first_row = shard * self.spec.shard[0]
+        chunks = self._shard(first_row)
+        found = self._bytes.get(first_row)
+        if found is None:
+            whole = file_order(chunks)
+            if not whole.flags.c_contiguous:
+                return None
+            found = self._bytes[first_row] = memoryview(whole.reshape(-1).view(np.uint8))
+        return found
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the pieces at `places` of rows, in ascending order, to `out`: `[place, row]`, items of type `piece`.
@@ -259,7 +302,7 @@ class _OpenMaps:
         while len(self._order) > most:
             (rows, first_row), _ = self._order.popitem(last=False)
             if (array := rows()) is not None:
-                array.mapped.pop(first_row, None)
+                array.drop(first_row)
 
 
 _OPEN = _OpenMaps()

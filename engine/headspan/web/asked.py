@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, Path, Request, Response
 from jaxtyping import Float, Float32, Int
+from starlette.concurrency import run_in_threadpool
 
 from headspan.concepts.labelled_heads import labelled_heads
 from headspan.concepts.labels import Labels
@@ -131,6 +132,10 @@ class AskedStore:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
         return self.explorer.kept.get(self.name, self.store, key, make, size)
 
+    def kept(self, key: Hashable) -> Any:
+        """What is kept for `key`; None if nothing is."""
+        return self.explorer.kept.known(self.name, self.store, key)
+
     def answer(self, key: Hashable, make: Callable[[], Answer]) -> Response:
         """The answer that `make` gives, or that it gave before to the same request; kept as it is sent."""
         content = self.keep(("answer", key), lambda: make().model_dump_json().encode(), len)
@@ -171,10 +176,12 @@ class AskedStore:
             )
 
 
-def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
+async def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
     """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    return AskedStore(found, store, found.stores.get(store))
+    # Its files are looked at once a second, and it may be opened again: not in the thread that answers everybody.
+    now = found.stores.get(store) if found.stores.looked_at(store) else await run_in_threadpool(found.stores.get, store)
+    return AskedStore(found, store, now)
 
 
 def named(heads: Sequence[Head]) -> list[HeadName]:

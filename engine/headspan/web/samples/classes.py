@@ -7,10 +7,11 @@ images of the class, where headspan puts the names that Parquet files and lists 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt32
 
 from headspan.store.reader import Store
 from headspan.store.tables import scan_samples
@@ -49,8 +50,20 @@ class Classes:
 
     @property
     def bytes(self) -> int:
-        """The memory that they take, roughly."""
-        return self.places.nbytes + 200 * len(self.numbers)
+        """The memory that they take, roughly, with that of `images`."""
+        return 2 * self.places.nbytes + 200 * len(self.numbers)
+
+    def images(self, place: int) -> UInt32[np.ndarray, " some"]:
+        """The indices of the images of the class at a place among `numbers`, ascending."""
+        order, starts = self._by_class
+        return order[starts[place] : starts[place + 1]]
+
+    @cached_property
+    def _by_class(self) -> tuple[UInt32[np.ndarray, " image"], Int64[np.ndarray, " bound"]]:
+        """All images in the order of their classes, those without a class first, and where each class begins."""
+        order = np.argsort(self.places.astype(np.min_scalar_type(-len(self.numbers) - 1)), kind="stable")
+        first = len(self.places) - int(self.counts.sum())
+        return order.astype(np.uint32), first + np.concatenate([[0], np.cumsum(self.counts)])
 
 
 def read_classes(store: Store, has_metadata: bool = True) -> Classes:
