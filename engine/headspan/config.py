@@ -26,6 +26,8 @@ DECODERS = ("fast", "exact", "gpu")
 # The resize modes of open_clip that headspan implements.
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
+# Object stores in which a store may be, by the scheme of their URLs.
+STORE_SCHEMES = ("s3", "r2", "gs", "az")
 # The value of a count that is chosen later; of the others it is None.
 _UNSET = {"batch_size": AUTO}
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
@@ -77,7 +79,7 @@ class PrecomputeSettings:
     # Tars, folders of images, Parquet files and lists of images, in the order in which rows are given; also as brace
     # patterns, globs and directories.
     shards: tuple[str, ...]
-    # The store to write, a local folder.
+    # The store to write, a local folder or a place in a bucket, such as s3://bucket/run.zarr.
     out: str
     # An open_clip model name, `hf-hub:…`, `local-dir:…`, or the path of an open_clip config (.json).
     model: str = "ViT-B-32"
@@ -138,9 +140,10 @@ class PrecomputeSettings:
         object.__setattr__(self, "out", str(expand_user(self.out)) if self.out.startswith("~") else self.out)
         if isinstance(self.weights, Path):
             object.__setattr__(self, "weights", str(self.weights))
-        if "://" in self.out:
+        if "://" in self.out and self.out.partition("://")[0] not in STORE_SCHEMES:
             raise SettingsError(
-                f"--out {self.out}: stores are written to local folders; give a local path, then copy the store"
+                f"--out {self.out}: stores are written to folders and buckets; give a local path, or a URL that begins "
+                f"with {', '.join(f'{scheme}://' for scheme in STORE_SCHEMES)}"
             )
         unknown = [name for name in self.emit if name not in EMISSIONS]
         if "carried" in unknown:

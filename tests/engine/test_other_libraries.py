@@ -118,7 +118,7 @@ def test_the_copy_of_metadata_lists_new_runs_and_no_removed_ones(analysed: Path,
     whole = (path / ROOT).read_bytes()
     (path / ROOT).write_bytes((path / "records" / "root.json").read_bytes())
     assert hs.verify(path).problems == ()
-    consolidate(LocalStorage(path), path)
+    consolidate(LocalStorage(path))
     assert (path / ROOT).read_bytes() == whole
 
 

@@ -558,6 +558,17 @@ def test_without_a_textspan_run_the_error_names_the_next_command(made: Path, tmp
     assert not (tmp_path / "report.html").exists()
 
 
+def test_the_script_of_a_page_finds_every_element_that_it_names_with_heads_and_without() -> None:
+    some = some_content()
+    for content in (some, replace(some, layers=(), heads=[], sections=[], scores=None)):
+        outline = Outline(render(content))
+        script = "".join(text for tag, text in outline.texts if tag == "script")
+        named = set(re.findall(r'getElementById\("([^"]*)"\)', script))
+        assert ("filter" in named) == bool(content.heads)
+        assert "large" in named
+        assert named <= set(outline.ids())
+
+
 # Sorts by score, filters, focuses a cell, and returns what the page shows after each.
 PROBE = """
 const heads = () =>

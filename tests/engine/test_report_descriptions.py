@@ -49,6 +49,18 @@ def test_the_section_is_there_with_a_run_of_descriptions_only(described: hs.Stor
     assert "What the model wants to hear" not in without.body_texts()
 
 
+def test_a_store_with_descriptions_only_has_a_report_of_them(toy_run: Any, tmp_path: Path) -> None:
+    store = hs.open(shutil.copytree(toy_run.path, tmp_path / "run.zarr"))
+    save_descriptions(store, hand_made_descriptions(class_rows=store.rows[:6].reshape(2, 3)))
+    page = write_report(store, tmp_path / "report.html").read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert (outline.complaints, outline.open) == ([], [])
+    assert "What the model wants to hear" in outline.body_texts()
+    places = re.findall(r'"pic p(\d+)"', page)
+    assert sorted(map(int, places)) == list(range(6))
+    assert f"store of {store.images:,} images" in " ".join(outline.body_texts())
+
+
 def test_a_run_is_shown_with_its_figures_verdicts_and_best_descriptions(described: hs.Store) -> None:
     shown = shown_descriptions(choose_descriptions(described, hand_made_descriptions()), {})
     assert shown.columns == ("trained", "untrained", "best of 64", "class names", "chance")

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.errors import SettingsError
 from headspan.features.naming import name_features
 from headspan.features.saved import save_scores
 from headspan.features.scores.result import FeatureScores
 from headspan.report.collect import write_report
 from headspan.report.features import choose_features, shown_features
+from headspan.store.results import only_run, runs
 from headspan.store.write.removal import remove_runs
 from headspan.texts.stored import stored_pool
 from tests.engine.hand_made_features import hand_made_scores
@@ -56,6 +58,29 @@ def test_the_section_is_there_with_a_run_of_features_only(
     remove_runs(bare, "features/hand")
     without = Outline(write_report(hs.open(bare), tmp_path / "without.html").read_text(encoding="utf-8"))
     assert "Sparse features" not in without.body_texts()
+
+
+def test_a_store_without_text_spans_has_a_report_of_its_features(
+    featured: tuple[hs.Store, FeatureScores], tmp_path: Path
+) -> None:
+    beside = write_report(featured[0], tmp_path / "beside.html").read_text(encoding="utf-8")
+    store = hs.open(shutil.copytree(featured[0].path, tmp_path / "run.zarr"))
+    name = only_run(store, "textspan", None)
+    remove_runs(
+        Path(store.path), [f"{kind}/{name}" for kind in ("textspan", "labels", "ccs") if name in runs(store, kind)]
+    )
+    page = write_report(hs.open(store.path), tmp_path / "alone.html").read_text(encoding="utf-8")
+    outline = Outline(page)
+    assert (outline.complaints, outline.open) == ([], [])
+    # The section is the same, less the places of its pictures, which the heads' pictures share.
+    sections = (re.search(r'<section[^>]* id="features">.*?</section>', each, re.S) for each in (beside, page))
+    first, second = (re.sub(r"pic p\d+", "", found[0]) for found in sections if found)
+    assert first == second
+    assert "Its attention heads are not described yet: run headspan textspan." in " ".join(outline.body_texts())
+    assert "Concept consistency" not in outline.body_texts()
+    assert "--run" not in page
+    with pytest.raises(SettingsError, match="has no textspan run, so no head is described; leave --heads out"):
+        write_report(hs.open(store.path), tmp_path / "alone.html", heads="best3")
 
 
 def test_the_histogram_counts_features_with_enough_pairs_and_the_table_counts_all(

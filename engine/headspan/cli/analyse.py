@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
@@ -214,7 +215,9 @@ def _points(low: float, high: float) -> str:
 def _report(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     store = Store(flags.store)
     path = store.path.resolve()
-    out = flags.out or path.with_name(f"{path.stem}-report.html")
+    name = f"{path.stem}-report.html"
+    # The report of a store in a bucket is written here.
+    out = flags.out or (path.with_name(name) if isinstance(path, Path) else Path(name))
     written = write_report(store, out, flags.run_name, progress, flags.shards, flags.heads)
     progress.close()
     say(f"report written to {written}")

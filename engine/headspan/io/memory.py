@@ -24,6 +24,15 @@ _ZEROS = bytes(1 << 20)
 _OTHER_FILES = 256
 
 
+def untouched(size: int) -> UInt8[np.ndarray, " size"]:
+    """Zeros that take memory only where they are written, by pages of the smallest size."""
+    memory = mmap.mmap(-1, max(1, size))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # A huge page would take 2 MB where 16 KB are written.
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8, size)
+
+
 def memory_file(size: int = 0) -> int:
     """The descriptor of a new memory file of `size` bytes, all of them reserved.
 

@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from headspan.decompose.formula import check_convention, head_coordinates, head_directions
 from headspan.errors import SettingsError, counted
+from headspan.io.locations import Location
 from headspan.loading.staged import Kind, Staged
 from headspan.store.contents import Contents
-from headspan.store.mapped import UnmappableError
 from headspan.store.picked_rows import copy_rows, pieces_of, rows_with_zarr, within_pieces
 from headspan.store.reader import Store
+from headspan.store.shard_rows import UnmappableError
 
 # Columns that are no stored arrays.
 CONTRIBUTIONS, IMAGE, LABEL = "contributions", "image", "label"
@@ -73,7 +73,7 @@ class Columns:
         return {**self.__dict__, "_contents": None}
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """The store's path, for messages."""
         return self._path
 

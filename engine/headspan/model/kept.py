@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from headspan.events import Listener, ignore
+from headspan.io.locations import Location
 from headspan.model import load
 from headspan.model.load import LoadedModel
 
@@ -56,7 +57,7 @@ _models: LastUsed[LoadedModel] = LastUsed(_KEPT)
 
 
 def kept_model(
-    attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, on_progress: Listener = ignore
+    attributes: Mapping[str, Any], path: Location, weights: str | Path | None = None, on_progress: Listener = ignore
 ) -> LoadedModel:
     """As `load_stored_model`, but the model is loaded only at the first call with these `weights`."""
     key = model_key(attributes, weights)

@@ -21,6 +21,7 @@ import torch
 from headspan.config import Preprocess
 from headspan.errors import ModelError, SettingsError
 from headspan.events import NOTE, Listener, Progress, ignore
+from headspan.io.locations import Location
 from headspan.model import hub
 from headspan.model.checkpoint import LOADING_ERRORS, first_line, load_into
 from headspan.model.checksums import TowerChecksums
@@ -127,7 +128,7 @@ def load_model(
 
 
 def load_stored_model(
-    attributes: Mapping[str, Any], path: Path, weights: str | Path | None = None, on_progress: Listener = ignore
+    attributes: Mapping[str, Any], path: Location, weights: str | Path | None = None, on_progress: Listener = ignore
 ) -> LoadedModel:
     """The model that made the store at `path`, by its attributes; `weights` is the place of its weights now.
 
@@ -149,7 +150,7 @@ def load_stored_model(
     return model
 
 
-def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], path: Path, place: str | None) -> None:
+def _refuse_other_weights(model: LoadedModel, attributes: Mapping[str, Any], path: Location, place: str | None) -> None:
     checksums = {"image": ("weights_sha256", model.weights_sha256), "text": ("text_sha256", model.text_sha256)}
     for tower, (key, own) in checksums.items():
         # Stores of the first release do not record the text tower.

@@ -59,6 +59,9 @@ def _found(store: Store, shard: Shard, url: str) -> str:
     names = member_names(store.attributes)
     if url.startswith("pipe:") or is_remote(url) or _is(shard, Path(local_path(url)), names):
         return url
+    if not isinstance(store.path, Path):
+        # Nothing lies beside a store in a bucket.
+        return url
     folder = store.path.resolve().parent
     return next((str(path) for path in _elsewhere(folder, shard.url) if _is(shard, path, names)), url)
 

@@ -21,11 +21,10 @@ from headspan.report.describe import describe_heads, summarise
 from headspan.report.describing import choose_descriptions, compared, runs_shown, shown_descriptions
 from headspan.report.facts import (
     data_set,
-    few_images_notice,
-    random_weights_notice,
+    notices,
     report_command,
     run_facts,
-    selection_notice,
+    store_facts,
     why_no_scores,
 )
 from headspan.report.features import choose_features, shown_features, shown_runs
@@ -47,22 +46,23 @@ def write_report(
     shards: Sequence[str] = (),
     heads: str | None = None,
 ) -> Path:
-    """Write the results of a TEXTSPAN run as one HTML file, and return its path. A report at `path` is replaced.
+    """Write the results of a store as one HTML file, and return its path. A report at `path` is replaced.
 
-    Labels and scores of the run, saved studies of what pruning costs, scores of features, and descriptions of classes
-    are shown if there are any. `run` is the run's name; None means the only run with scores, or else the only run.
+    Shown are a TEXTSPAN run with its labels and scores, saved studies of what pruning costs, scores of features, and
+    descriptions of classes, as far as there are any. `run` is the TEXTSPAN run's name; None means the only run with
+    scores, or else the only run. Without such a run the report shows the rest, and says how to describe the heads.
     `shards` says where all the shards are now, if they have moved; images that cannot be read are shown by name.
     `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
 
-    Raises StoreError if the store has no such run, if `path` is another file, or if it cannot be written; SettingsError
-    if `heads` has another form or names a head that is not described.
+    Raises StoreError if the store has no such run or nothing to show, if `path` is another file, or if it cannot be
+    written; SettingsError if `heads` has another form or names a head that is not described.
     """
     path = Path(path)
     _refuse_other_files(path)
-    run = shown_run(store, run)
-    spans = read_spans(store, run)
-    found = scores_of(store, run)
-    described = describe_heads(store, spans, found)
+    run = shown_run(store, run, heads)
+    spans = None if run is None else read_spans(store, run)
+    found = None if run is None else scores_of(store, run)
+    described = [] if spans is None else describe_heads(store, spans, found)
     shown, more = shown_runs(runs(store, "features"))
     features = [choose_features(store, read_features(store, name)) for name in shown]
     written = [read_descriptions(store, name) for name in runs(store, "descriptions")]
@@ -77,21 +77,21 @@ def write_report(
         on_progress(Progress(NOTE, 0, None, f"{images} of the report could not be read (first: {why}){todo}"))
     size = store.attributes["preprocess"]["size"]
     content = Content(
-        notices=list(filter(None, (random_weights_notice(store), selection_notice(spans), few_images_notice(spans)))),
+        notices=notices(store, spans),
         model=str(store.attributes["model"]),
         weights=str(store.attributes["pretrained"] or ""),
         data_set=data_set(store),
         date=datetime.now(UTC).date().isoformat(),
         command=report_command(store, path, run, shards, heads),
-        facts=run_facts(store, spans, found),
-        images=spans.images,
-        layers=spans.layers,
+        facts=store_facts(store) if spans is None else run_facts(store, spans, found),
+        images=store.images if spans is None else spans.images,
+        layers=() if spans is None else spans.layers,
         heads=described,
-        texts_per_head=spans.indices.shape[2],
-        above=None if spans.null is None else spans.above_chance(),
+        texts_per_head=0 if spans is None else spans.indices.shape[2],
+        above=None if spans is None or spans.null is None else spans.above_chance(),
         scores=None if found is None else summarise(found),
-        why_no_scores=why_no_scores(spans, older_than(store, "ccs", run)),
-        truth=None if older_than(store, "truth", run) else read_ground_truth(store, run),
+        why_no_scores="" if spans is None else why_no_scores(spans, older_than(store, "ccs", spans.run)),
+        truth=None if run is None or older_than(store, "truth", run) else read_ground_truth(store, run),
         bad=store.bad_images(),
         sections=pictured.sections,
         pictures=pictured.pictures,
@@ -109,7 +109,7 @@ def write_report(
     return path
 
 
-def _studies(store: Store, run: str) -> tuple[PrunedStudy, ...]:
+def _studies(store: Store, run: str | None) -> tuple[PrunedStudy, ...]:
     """The saved studies of the run's scores, and those that used no scores; none of older scores."""
     found = {name: read_study(store, name) for name in runs(store, "prune")}
     return tuple(

@@ -76,7 +76,7 @@ class Content:
     command: str
     facts: list[tuple[str, str]]
     images: int
-    # The layers whose heads are described.
+    # The layers whose heads are described, and the heads; both are empty without a TEXTSPAN run.
     layers: tuple[int, ...]
     heads: list[DescribedHead]
     texts_per_head: int

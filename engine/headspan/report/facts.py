@@ -27,10 +27,11 @@ def data_set(store: Store) -> str:
     return ", ".join(names[:_SHARDS_SHOWN]) + more
 
 
-def report_command(store: Store, path: Path, run: str, shards: Sequence[str], heads: str | None) -> str:
+def report_command(store: Store, path: Path, run: str | None, shards: Sequence[str], heads: str | None) -> str:
     """The command that writes this report, in the folder of the store; secrets in URLs are left out."""
     # Names alone: a report is often shown on another machine, and the folders are not its readers' business.
-    words = ["headspan", "report", store.path.name, "--out", path.name, "--run", run]
+    words = ["headspan", "report", store.path.name, "--out", path.name]
+    words += ["--run", run] if run is not None else []
     words += ["--heads", heads] if heads else []
     return shell_command([*words, *(["--shards", *map(redact, shards)] if shards else [])])
 
@@ -44,6 +45,12 @@ def random_weights_notice(store: Store) -> str | None:
         f"The model has random weights ({pretrained}). The report shows that every step works; "
         "its labels and texts mean nothing."
     )
+
+
+def notices(store: Store, spans: HeadSpans | None) -> list[str]:
+    """The remarks shown above everything else; `spans` are the texts of the heads, if there are any."""
+    of_heads = () if spans is None else (selection_notice(spans), few_images_notice(spans))
+    return [*filter(None, (random_weights_notice(store), *of_heads))]
 
 
 def few_images_notice(spans: HeadSpans) -> str | None:

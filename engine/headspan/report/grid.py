@@ -31,7 +31,9 @@ class Measure:
 
 
 def measures(content: Content) -> list[Measure]:
-    """The measures that the results allow; the first is shown first."""
+    """The measures that the results allow; the first is shown first. There is none without heads."""
+    if not content.heads:
+        return []
     found = []
     if content.has_chance:
         found.append(_EXCESS)

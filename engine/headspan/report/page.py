@@ -44,7 +44,9 @@ _ALSO_SHOWN = 2
 
 def render(content: Content) -> str:
     """The page as HTML."""
-    style, script = (_source(f"report.{kind}").strip() for kind in ("css", "js"))
+    style = _source("report.css").strip()
+    # The table and the grid of heads have a script of their own.
+    script = "\n".join(_source(name).strip() for name in ("report.js", *(["heads.js"] if content.heads else [])))
     return (
         _templates()
         .get_template("report.html")
@@ -61,7 +63,7 @@ def render(content: Content) -> str:
             sections={section.head.name: section for section in content.sections},
             closed=len(content.sections) > _OPEN_SECTIONS,
             also_shown=_ALSO_SHOWN,
-            first=content.heads[0].first.texts,
+            first=content.heads[0].first.texts if content.heads else 0,
             voted=LABELLED_TEXTS,
             level=LEVEL,
             unlabelled=UNLABELLED,
@@ -178,7 +180,7 @@ def _remarks(content: Content) -> list[str]:
         images, reason = len(content.missing), next(iter(content.missing.values()))
         verb = "is" if images == 1 else "are"
         remarks.append(f"{counted(images, 'image')} could not be read and {verb} shown by name only: {reason}.")
-    if not content.has_maps:
+    if content.heads and not content.has_maps:
         remarks.append("Maps need the contribution of each patch: run precompute with --emit heads,patches.")
     return remarks
 

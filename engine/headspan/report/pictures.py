@@ -59,7 +59,7 @@ class Pictured:
 
 def picture_heads(
     store: Store,
-    spans: HeadSpans,
+    spans: HeadSpans | None,
     heads: Sequence[DescribedHead],
     on_progress: Listener,
     shards: Sequence[str] = (),
@@ -67,15 +67,10 @@ def picture_heads(
 ) -> Pictured:
     """The sections of `heads`, in their order, and pictures of the images `also` too.
 
-    `shards` says where all the tars are now, if they have moved.
+    `spans` are the texts of the heads, None without heads. `shards` says where all the tars are now, if they have
+    moved.
     """
-    vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]
-    sample = sampled(store)
-    chosen = [
-        each
-        for layer in sorted({head.layer for head in heads})
-        for each in _choose(store, [head for head in heads if head.layer == layer], spans, vectors, sample, on_progress)
-    ]
+    chosen = [] if spans is None else _chosen(store, spans, heads, on_progress)
     images = sorted({*also, *(image for each in chosen for strip in each.strips.values() for image in strip)})
     samples = dict(zip(images, store.samples(images).to_pylist(), strict=True)) if images else {}
     encoded, missing = _read(store, list(samples.values()), shards, on_progress)
@@ -123,6 +118,17 @@ def _first(scores: Float32[np.ndarray, " images"], count: int) -> list[int]:
         bound = np.partition(scores[finite], count - 1)[count - 1]
         finite = finite[scores[finite] <= bound]
     return finite[np.argsort(scores[finite], kind="stable")][:count].tolist()
+
+
+def _chosen(store: Store, spans: HeadSpans, heads: Sequence[DescribedHead], on_progress: Listener) -> list[_Chosen]:
+    """Images, scores and maps of all heads that have texts, layer by layer."""
+    vectors = results.load(store, "texts", spans.pool.name)[0]["vectors"]
+    sample = sampled(store)
+    return [
+        each
+        for layer in sorted({head.layer for head in heads})
+        for each in _choose(store, [head for head in heads if head.layer == layer], spans, vectors, sample, on_progress)
+    ]
 
 
 def _choose(

@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 
 from headspan.errors import StoreError
 from headspan.events import Listener, Progress
+from headspan.io.locations import Location, StoreURL
 from headspan.io.retry import is_remote
+from headspan.io.stores import storage_to_write
 from headspan.member_names import MemberNames
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
+from headspan.store.consolidated import ROOT
+from headspan.store.schema import RECORDS
 from headspan.store.write.create import NewStore
+from headspan.store.write.plan_claim import settle_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +105,16 @@ class _StoppedError(Exception):
 
 @contextmanager
 def begun_plan(
-    path: Path, urls: Mapping[str, str], unit_images: int, names: MemberNames
+    path: Location, urls: Mapping[str, str], unit_images: int, names: MemberNames
 ) -> Iterator[PlanInProgress | None]:
     """Begin to plan a store at `path` over the shards `urls` (by name); None if there is a store already.
 
     The folder of the new store is deleted at the end, unless it has become the store. Raises StoreError if the path
     holds something else.
     """
-    if (path / "zarr.json").is_file():
+    if _is_planned(path):
         yield None
         return
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StoreError(f"{path}: exists and is not a headspan store; choose another --out")
     with NewStore(path) as staged:
         plan = PlanInProgress(staged, urls, unit_images, names)
         try:
@@ -120,6 +122,21 @@ def begun_plan(
             yield plan
         finally:
             plan.stop()
+
+
+def _is_planned(path: Location) -> bool:
+    """Return whether there is a store at `path`. Raises StoreError if it holds something else, or cannot be written."""
+    if isinstance(path, StoreURL):
+        storage = storage_to_write(path)
+        # A planner may have been killed after it claimed the store.
+        planned = settle_plan(storage)
+        other = not planned and any(not key.startswith(f"{RECORDS}/") for key in storage.list())
+    else:
+        planned = (path / ROOT).is_file()
+        other = not planned and path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if other:
+        raise StoreError(f"{path}: exists and is not a headspan store; choose another --out")
+    return planned
 
 
 def samples_of(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 
 from headspan.config import ResolvedSettings
 from headspan.decompose.fold import fold
 from headspan.errors import StoreError, counted
 from headspan.escapes import shell_command
 from headspan.events import NOTE, Listener, Progress, ignore
+from headspan.io.locations import Location, location_of
 from headspan.io.storage import total_bytes
 from headspan.run.attributes import store_attributes
 from headspan.run.encoder import Encoder
@@ -47,7 +47,7 @@ def open_planned(
 
     Raises StoreError if the store was made with other settings or over other shards than `urls` (by name).
     """
-    path = Path(settings.out)
+    path = location_of(settings.out)
     if plan is None:
         return _resume(path, urls, settings, encoder)
     # Computed first, because the plan may still be read meanwhile.
@@ -100,7 +100,7 @@ def _bytes_once(store: StoreWriter) -> int:
     return total_bytes(store.storage) + sum(spec.shape[0] * spec.row_bytes for spec in moments)
 
 
-def _resume(path: Path, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
+def _resume(path: Location, urls: Mapping[str, str], settings: ResolvedSettings, encoder: Encoder) -> StoreWriter:
     store = StoreWriter(path)
     wanted = settings.unit_images and fitting(settings.unit_images, store.size.images)
     if wanted not in (None, store.size.unit_images):
@@ -159,5 +159,5 @@ def restored_plan_files(
                 restored.append(name)
             if written != found and name == NOTES_FILE:
                 store.commits.note_plan({**store.commits.planned_files(), name: written})
-    consolidate(store.storage, store.path)
+    consolidate(store.storage)
     return restored

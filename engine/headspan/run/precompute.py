@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 from headspan.config import PrecomputeSettings
@@ -22,7 +21,8 @@ from headspan.decode.routes import route
 from headspan.decompose.contributions import Contributions, contributions
 from headspan.decompose.moments import Moments
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.io.local import LocalStorage
+from headspan.io.locations import location_of
+from headspan.io.stores import storage_at
 from headspan.model.load import load_model
 from headspan.run.bad_limit import refuse_bad
 from headspan.run.defaults import as_stored, resolved, said
@@ -80,14 +80,15 @@ def _precompute(
     for note in notes:
         on_progress(Progress(NOTE, 0, None, note))
     # An existing store keeps the preprocessing and the activation that it was made with.
-    existing = attributes_of(Path(settings.out))
+    out = location_of(settings.out)
+    existing = attributes_of(out)
     settings = as_stored(settings, existing)
     device = named_devices(settings.device)[0].type
-    if not devices and LocalStorage(Path(settings.out)).size(COMPLETE) is None:
+    if not devices and storage_at(out).size(COMPLETE) is None:
         start_early(decoding, settings, device)
     unit_images = settings.unit_images or planned_unit_images(device, settings.emit)
     # The shards of a new store are read while the model is loaded.
-    with begun_plan(Path(settings.out), urls, unit_images, settings.member_names) as plan:
+    with begun_plan(out, urls, unit_images, settings.member_names) as plan:
         encoder = prepare(
             settings,
             lambda: load_model(

@@ -118,7 +118,7 @@ def _restored_root(path: Path) -> tuple[str, ...]:
         storage.put(name, [storage.get(ROOT_COPY)])
     elif changed or not copy_differs(storage):
         return ()
-    consolidate(storage, path)
+    consolidate(storage)
     return (name,)
 
 

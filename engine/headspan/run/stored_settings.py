@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from headspan.config import PrecomputeSettings
+from headspan.io.locations import Location
 from headspan.member_names import MEMBER_SETTINGS
 from headspan.store.schema import decoding, dimensions
 
 
 def stored_settings(
-    path: Path, attributes: dict[str, Any], shards: Sequence[str], changed: Mapping[str, Any]
+    path: Location, attributes: dict[str, Any], shards: Sequence[str], changed: Mapping[str, Any]
 ) -> PrecomputeSettings:
     """The settings that the store at `path` was made with, over `shards`, with the values of `changed`."""
     size, made_with = dimensions(attributes), attributes.get("made_with", {})

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headspan.errors import StoreError, one_line
+from headspan.io.remembered import remembered
 from headspan.io.storage import Checksum, Storage, named
 from headspan.shards.samples import BadImage, Unit
 from headspan.store.earlier_words import QUARANTINE_ENDINGS
@@ -57,8 +58,10 @@ class CommitRecords:
         found: dict[int, UnitRecord] = {}
         # Units first: a unit that is merged into its group between the two listings is then found in the group.
         for listed in (self.unit_files, self.group_records):
-            for key in listed():
-                found.update({record.unit: record for record in self.read(key)})
+            keys = listed()
+            there = CommitRecords(remembered(self._storage, keys), self._units)
+            for key in keys:
+                found.update({record.unit: record for record in there.read(key)})
         return [found[unit] for unit in sorted(found)]
 
     def is_done(self, unit: int) -> bool:

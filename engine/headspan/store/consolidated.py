@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from headspan.errors import StoreError
+from headspan.io.local import LocalStorage
 from headspan.io.locks import alone
 from headspan.io.storage import Storage
 from headspan.store.commit_records import CommitRecords
@@ -26,12 +26,14 @@ ROOT = "zarr.json"
 # Makes a group of the folder that holds tables and records, so that zarr-python finds no foreign folder in the store.
 RECORDS_GROUP = f"{RECORDS}/{ROOT}"
 _COPY = "consolidated_metadata"
+# How often the copy is written at most if others write it at the same time.
+_TRIES = 3
 _KIND = {"kind": "inline", "must_understand": False}
 
 
 @contextmanager
-def unconsolidated(storage: Storage, path: Path, kind: str) -> Iterator[None]:
-    """Keep the metadata of the store at `path` without a copy while a run of `kind` is written or removed.
+def unconsolidated(storage: Storage, kind: str) -> Iterator[None]:
+    """Keep the metadata of a store without a copy while a run of `kind` is written or removed.
 
     A copy in the group of the kind, which only a user makes, is not written again.
     """
@@ -40,23 +42,30 @@ def unconsolidated(storage: Storage, path: Path, kind: str) -> Iterator[None]:
             _drop(storage, folder)
         yield
     finally:
-        consolidate(storage, path)
+        consolidate(storage)
 
 
-def consolidate(storage: Storage, path: Path) -> None:
-    """Write the copy in the root of the store at `path`, if it was planned with one.
+def consolidate(storage: Storage) -> None:
+    """Write the copy in the root of a store, if it was planned with one.
 
     Nothing but the speed of other readers depends on it, so if it cannot be written, the store stays without one.
     """
-    # One process at a time, so that no copy lacks the run of another process.
-    with suppress(StoreError, OSError, ValueError), alone(path):
+    with suppress(StoreError, OSError, ValueError), _one_at_a_time(storage):
         planned = CommitRecords(storage, 0).planned_files()
         if RECORDS_GROUP not in planned:
             return
-        written = storage.get(ROOT)
-        data = with_copy(storage, _keys(storage, planned))
-        if data != written:
+        # Without locks it is compared once more, since another process may have written its run meanwhile.
+        for _ in range(1 if isinstance(storage, LocalStorage) else _TRIES):
+            written = storage.get(ROOT)
+            data = with_copy(storage, _keys(storage, planned))
+            if data == written:
+                return
             storage.put(ROOT, [data])
+
+
+def _one_at_a_time(storage: Storage) -> AbstractContextManager[None]:
+    """Let one process at a time run the block, so that no copy lacks the run of another process, if there are locks."""
+    return alone(storage.root) if isinstance(storage, LocalStorage) else nullcontext()
 
 
 def copy_differs(storage: Storage) -> bool:

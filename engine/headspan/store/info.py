@@ -11,10 +11,14 @@ from typing import Any
 from headspan.config import as_ranges
 from headspan.escapes import escaped, shell_command
 from headspan.frames import Tabular
+from headspan.io.remembered import remembered
 from headspan.member_names import MEMBER_SETTINGS
 from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.store.schema import decoding, names_without
+
+# The kinds of runs that are listed.
+_KINDS = ("textspan", "labels", "ccs")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,6 +50,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     """What the store at a path holds. Raises StoreError if there is no store, or one of another format."""
     store = store if isinstance(store, Store) else Store(store)
     attributes = store.attributes
+    storage = remembered(store.contents.storage, ["zarr.json"], _KINDS)
     bad, notes, quarantined = store.bad_images(), store.notes(), store.quarantined_units()
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
@@ -74,7 +79,7 @@ def info(store: Store | str | Path) -> StoreInfo:
         "command": command_of(store),
         # Relative names of shards start here.
         **({"run in": folder} if folder else {}),
-        **{kind: ", ".join(runs(store, kind)) or "none" for kind in ("textspan", "labels", "ccs")},
+        **{kind: ", ".join(runs(store, kind, storage)) or "none" for kind in _KINDS},
     }
     return StoreInfo(facts)
 

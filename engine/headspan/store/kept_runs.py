@@ -11,10 +11,13 @@ from typing import Any
 from headspan.config import as_ranges
 from headspan.errors import StoreError, counted
 from headspan.frames import Tabular
+from headspan.io.remembered import remembered
+from headspan.io.storage import Storage
 from headspan.store import results
 from headspan.store.lineage import older
 from headspan.store.reader import Store
 from headspan.store.result_files import COMMANDS, made_at
+from headspan.store.schema import RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +69,27 @@ class Runs(Tabular):
 def list_runs(store: Store | str | Path) -> Runs:
     """The runs that analyses have saved in a store. Raises StoreError if there is no store."""
     store = store if isinstance(store, Store) else Store(store)
-    storage = store.contents.storage
+    storage = remembered(store.contents.storage, folders=[*COMMANDS, f"{RECORDS}/results", f"{RECORDS}/lineage"])
     return Runs(
         tuple(
             KeptRun(
                 kind,
                 name,
                 made_at(storage, kind, name),
-                _in_short(store, kind, name),
+                _in_short(store, kind, name, storage),
                 older(storage, kind, name),
-                not results.sound(store, kind, name),
+                not results.sound(store, kind, name, storage=storage),
             )
             for kind in COMMANDS
-            for name in results.runs(store, kind)
+            for name in results.runs(store, kind, storage)
         )
     )
 
 
-def _in_short(store: Store, kind: str, run: str) -> str:
+def _in_short(store: Store, kind: str, run: str, storage: Storage) -> str:
     """The settings of a run in a few words; empty if they cannot be read."""
     with suppress(StoreError), results.as_written(store, kind, run):
-        known = results.load_settings(store, kind, run)
+        known = results.load_settings(store, kind, run, storage)
         if kind == "texts":
             return counted(len(known["texts"]), "text")
         if kind == "textspan":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
+from headspan.store.table_files import Root
 from headspan.store.tables import SAMPLES, unit_table
 
 # More rows than this are read by `tables.read_rows`, which handles whole columns at once.
@@ -26,7 +26,7 @@ FEW_ROWS = 256
 class KeptSamples:
     """Columns of samples by unit and name, at most `most_bytes` of them. Calls may come from several threads."""
 
-    def __init__(self, root: Path, unit_images: int, most_bytes: int) -> None:
+    def __init__(self, root: Root, unit_images: int, most_bytes: int) -> None:
         self._root, self._unit_images, self._most_bytes = root, unit_images, most_bytes
         self._columns: OrderedDict[tuple[int, str], pa.Array] = OrderedDict()
         self._lock = threading.Lock()

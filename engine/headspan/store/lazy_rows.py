@@ -6,7 +6,6 @@ It can be pickled, so that other processes can read it; they open the store them
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ class LazyRows(BackendArray):
 
     @cached_property
     def _contents(self) -> Contents:
-        return Contents(Path(self._path))
+        return Contents(self._path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_contents"}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from headspan.errors import StoreError
+from headspan.io.remembered import remembered
 from headspan.io.storage import Storage
 from headspan.store.opened import OpenStore
 from headspan.store.result_files import files_of, making, place, recorded
@@ -56,7 +57,7 @@ def content_checksum(
 
 def lineage_of(store: OpenStore, kind: str, run: str) -> Lineage:
     """Return the lineage of a run, and whether a run that it was made from has changed."""
-    storage = store.contents.storage
+    storage = remembered(store.contents.storage)
     return Lineage(checksum_of(storage, kind, run), sources_of(storage, kind, run), older(storage, kind, run))
 
 
@@ -98,7 +99,7 @@ def older(storage: Storage, kind: str, run: str) -> str | None:
 
 def refuse_older(store: OpenStore, kind: str, run: str) -> None:
     """Raise StoreError if a run was made from a run that was replaced or removed since."""
-    storage = store.contents.storage
+    storage = remembered(store.contents.storage)
     source = older(storage, kind, run)
     if source is None:
         return

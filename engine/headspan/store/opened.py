@@ -17,13 +17,13 @@ import zarr
 
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted, one_line
-from headspan.io.storage import total_bytes
+from headspan.io.locations import location_of
+from headspan.io.ranged import bytes_of
 from headspan.shards.samples import BadImage, Shard, Unit
 from headspan.store.contents import Contents
 from headspan.store.identity import model_name
 from headspan.store.kept_samples import FEW_ROWS, KeptSamples
 from headspan.store.tables import SAMPLES, read_notes, read_rows, read_shards, read_table, rows_of_keys
-from headspan.user_paths import expand_user
 
 
 class OpenStore:
@@ -36,7 +36,7 @@ class OpenStore:
         """
         if not str(path):
             raise StoreError("the name of the store is empty; give the path that `headspan precompute --out` wrote")
-        self.path = expand_user(path, StoreError)
+        self.path = location_of(path, StoreError)
         self.contents = Contents(self.path)
         self._size = self.contents.size
         self._rows = np.arange(self._size.images) if include_failed else self.contents.good_rows()
@@ -92,7 +92,7 @@ class OpenStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files, including those of analyses and of unfinished units."""
-        return total_bytes(self.contents.storage)
+        return bytes_of(self.contents.storage)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -160,7 +160,7 @@ class OpenStore:
 
         Raises SettingsError if no image has the key, or if those that have it are not shown.
         """
-        rows = [row for row, _ in rows_of_keys(self.path, self.contents.units, [key])]
+        rows = [row for row, _ in rows_of_keys(self.contents.storage, self.contents.units, [key])]
         for row in rows:
             image = int(np.searchsorted(self._rows, row))
             if image < self.images and self._rows[image] == row:
@@ -193,11 +193,11 @@ class OpenStore:
                 ) from error
             if self._kept_samples is not None and len(rows) <= FEW_ROWS:
                 return self._kept_samples.rows(rows, chosen)
-            return read_rows(self.path, rows, self._size.unit_images, chosen)
+            return read_rows(self.contents.storage, rows, self._size.unit_images, chosen)
         shown = np.zeros(self._size.images, bool)
         shown[self._rows] = True
         # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
-        return read_table(self.path, self.contents.units, chosen).filter(pa.array(shown))
+        return read_table(self.contents.storage, self.contents.units, chosen).filter(pa.array(shown))
 
     def few_samples(self, images: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
         """Return `columns` of a few images' samples, as `samples(images, columns).to_pylist()` does."""
@@ -208,7 +208,7 @@ class OpenStore:
 
     def keep_samples(self, most_bytes: int) -> None:
         """Keep the columns that `samples` reads for a few images, at most `most_bytes`, for many small questions."""
-        self._kept_samples = KeptSamples(self.path, self._size.unit_images, most_bytes)
+        self._kept_samples = KeptSamples(self.contents.storage, self._size.unit_images, most_bytes)
 
     def bad_images(self) -> list[BadImage]:
         """Return the images that have a row but could not be used, with the reasons."""
@@ -221,9 +221,9 @@ class OpenStore:
     def shards(self) -> list[Shard]:
         """Return the shards of the plan, with the size and time of modification that they had then."""
         if self._shards is None:
-            self._shards = read_shards(self.path)
+            self._shards = read_shards(self.contents.storage)
         return list(self._shards)
 
     def notes(self) -> list[BadImage]:
         """Return what the plan could not use: unreadable captions, and members that belong to no image (row -1)."""
-        return read_notes(self.path)
+        return read_notes(self.contents.storage)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from headspan.store.contents import Contents
-from headspan.store.mapped import UnmappableError
+from headspan.store.shard_rows import UnmappableError
+from headspan.store.shard_rows import pieces_of as pieces_of
+from headspan.store.shard_rows import within_pieces as within_pieces
 
 
 def picked_rows(
@@ -42,19 +44,3 @@ def rows_with_zarr(
     """Return rows with the chosen pieces of each, as Zarr reads them."""
     maps = contents.maps(name)
     return contents.outer(name, rows, *chosen[: len(maps.apart)], *map(np.arange, maps.whole))
-
-
-def pieces_of(apart: tuple[int, ...], chosen: Sequence[np.ndarray]) -> Int64[np.ndarray, " piece"]:
-    """Return which pieces of a row are chosen, as indices into the axes `apart` in the order of C."""
-    pieces = np.zeros(1, np.int64)
-    for length, each in zip(apart, chosen, strict=False):
-        pieces = (pieces[:, None] * length + each).reshape(-1)
-    return pieces
-
-
-def within_pieces(out: np.ndarray, apart: int, chosen: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the chosen places along the axes that pieces hold whole; `apart` is the number of the axes before them."""
-    for axis in range(apart, len(chosen)):
-        if not np.array_equal(chosen[axis], np.arange(out.shape[1 + axis])):
-            out = out.take(chosen[axis], 1 + axis)
-    return out

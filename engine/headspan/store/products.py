@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Float32
 
-from headspan.store.mapped import MappedRows, UnmappableError
+from headspan.store.shard_rows import ShardRows, UnmappableError
 
 try:
     import numkong
@@ -29,7 +29,7 @@ _FINER = np.float32(2.0**11)
 
 
 def summed_products(
-    maps: MappedRows,
+    maps: ShardRows,
     mean_and_bias: Float32[np.ndarray, "3 rows"],
     places: Sequence[tuple[int, int]],
     matrices: Sequence[Float[np.ndarray, "coordinate column"]],
@@ -49,7 +49,7 @@ def summed_products(
 
 
 def _pass(
-    maps: MappedRows,
+    maps: ShardRows,
     mean_and_bias: Float32[np.ndarray, "3 rows"],
     places: Sequence[tuple[int, int]],
     stacked: Float32[np.ndarray, "head coordinate column"],

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from headspan.errors import StoreError, one_line
+from headspan.io.remembered import Remembered, remembered
 from headspan.io.storage import Checksum, Storage, named
 from headspan.store.file_checks import faults
 from headspan.store.opened import OpenStore
@@ -119,14 +120,28 @@ def place(storage: Storage, kind: str, run: str) -> str:
     return next((folder for folder in others if is_recorded(storage, kind, run, folder)), own)
 
 
-def refuse_damaged(store: OpenStore, kind: str, run: str, metadata_alone: bool = False) -> None:
+def run_storage(storage: Storage, kind: str, run: str, metadata_alone: bool = False) -> Storage:
+    """Return the storage for reading one run, or only its metadata: in a bucket, with its files in memory."""
+    found = remembered(storage, folders=[kind])
+    if found is not storage or isinstance(found, Remembered):
+        own = (f"{kind}/{run}/", f"{kind}/.{run}.")
+        keys = [key for key in found.list(kind) if key.startswith(own)]
+        wanted = [key for key in keys if not metadata_alone or key.endswith("zarr.json")]
+        remembered(found, ["zarr.json", record_key(kind, run), f"{kind}/zarr.json", *wanted])
+    return found
+
+
+def refuse_damaged(
+    store: OpenStore, kind: str, run: str, metadata_alone: bool = False, storage: Storage | None = None
+) -> None:
     """Raise StoreError if the files of a run, or only its metadata, differ from its record."""
-    if place(store.contents.storage, kind, run) != f"{kind}/{run}":
+    storage = storage or store.contents.storage
+    if place(storage, kind, run) != f"{kind}/{run}":
         # It is hidden, and as it was recorded.
         return
-    files = recorded(store.contents.storage, kind, run)
+    files = recorded(storage, kind, run)
     wanted = {name: found for name, found in files.items() if not metadata_alone or name.endswith("zarr.json")}
-    for _, what in faults(store.contents.storage, wanted):
+    for _, what in faults(storage, wanted):
         raise StoreError(f"{store.path}: the {kind} run {run!r} is damaged: {what}; run {COMMANDS[kind]} again")
 
 

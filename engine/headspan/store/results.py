@@ -15,12 +15,22 @@ import numpy as np
 import zarr
 
 from headspan.errors import SettingsError, StoreError, one_line
-from headspan.io.storage import named
+from headspan.io.remembered import remembered
+from headspan.io.storage import Storage, named
 from headspan.store.earlier_words import todays_run_settings
 from headspan.store.lineage import LINEAGE, Named, sources_of
 from headspan.store.opened import OpenStore
-from headspan.store.result_files import COMMANDS, RUN_NAME, hidden, making, place, refuse_damaged
+from headspan.store.result_files import (
+    COMMANDS,
+    RUN_NAME,
+    hidden,
+    making,
+    place,
+    refuse_damaged,
+    run_storage,
+)
 from headspan.store.schema import UNREADABLE
+from headspan.store.zarr_storage import group_at
 
 # Files are named after runs, and file systems accept names of 255 bytes.
 _LONGEST_NAME = 100
@@ -95,10 +105,11 @@ def load(store: OpenStore, kind: str, run: str) -> tuple[dict[str, np.ndarray], 
     have that name.
     """
     check_run(run)
-    refuse_damaged(store, kind, run)
-    node, folder = _open(store, kind, run), place(store.contents.storage, kind, run)
+    storage = run_storage(store.contents.storage, kind, run)
+    refuse_damaged(store, kind, run, storage=storage)
+    node, folder = _open(store, kind, run, storage), place(storage, kind, run)
     # The folders of arrays, because zarr-python's listing warns about every file that it does not know.
-    names = [key.split("/")[-2] for key in named(store.contents.storage, folder, r"[^/]+/zarr\.json")]
+    names = [key.split("/")[-2] for key in named(storage, folder, r"[^/]+/zarr\.json")]
     return {name: np.asarray(_array(node, name)[...]) for name in names}, _settings_of(node)
 
 
@@ -108,11 +119,12 @@ def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
     return array
 
 
-def load_settings(store: OpenStore, kind: str, run: str) -> dict[str, Any]:
+def load_settings(store: OpenStore, kind: str, run: str, storage: Storage | None = None) -> dict[str, Any]:
     """Return the settings of a run without reading its arrays. Raises as `load` does."""
     check_run(run)
-    refuse_damaged(store, kind, run, metadata_alone=True)
-    return _settings_of(_open(store, kind, run))
+    storage = run_storage(storage or store.contents.storage, kind, run, metadata_alone=True)
+    refuse_damaged(store, kind, run, metadata_alone=True, storage=storage)
+    return _settings_of(_open(store, kind, run, storage))
 
 
 def _settings_of(node: zarr.Group) -> dict[str, Any]:
@@ -131,12 +143,10 @@ def as_written(store: OpenStore, kind: str, run: str) -> Iterator[None]:
         ) from error
 
 
-def _node(store: OpenStore, kind: str, run: str) -> zarr.Group | None:
+def _node(store: OpenStore, kind: str, run: str, storage: Storage) -> zarr.Group | None:
     """Return the group of a run; None if there is none, or if writing it was interrupted."""
     try:
-        node = zarr.open_group(store.path, mode="r", use_consolidated=False).get(
-            place(store.contents.storage, kind, run)
-        )
+        node = group_at(storage).get(place(storage, kind, run))
     except UNREADABLE as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"
@@ -144,8 +154,8 @@ def _node(store: OpenStore, kind: str, run: str) -> zarr.Group | None:
     return node if isinstance(node, zarr.Group) and node.attrs else None
 
 
-def _open(store: OpenStore, kind: str, run: str) -> zarr.Group:
-    node = _node(store, kind, run)
+def _open(store: OpenStore, kind: str, run: str, storage: Storage) -> zarr.Group:
+    node = _node(store, kind, run, storage)
     if node is None:
         raise StoreError(
             f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {making(kind, run)}"
@@ -153,16 +163,16 @@ def _open(store: OpenStore, kind: str, run: str) -> zarr.Group:
     return node
 
 
-def runs(store: OpenStore, kind: str) -> list[str]:
+def runs(store: OpenStore, kind: str, storage: Storage | None = None) -> list[str]:
     """Return the names of the runs of one kind, including damaged runs, which `load` refuses."""
-    parts = {tuple(key.split("/")) for key in store.contents.storage.list(kind)}
+    storage = remembered(storage or store.contents.storage)
+    parts = {tuple(key.split("/")) for key in storage.list(kind)}
     folders = {names[1] for names in parts if len(names) > 2 and not names[1].startswith(".")}
-    storage = store.contents.storage
     folders |= {name for folder, name in hidden(storage, kind).items() if place(storage, kind, name) == folder}
     found = []
     for name in sorted(folders):
         try:
-            there = _node(store, kind, name) is not None
+            there = _node(store, kind, name, storage) is not None
         except StoreError:
             there = True
         if there:
@@ -170,11 +180,12 @@ def runs(store: OpenStore, kind: str) -> list[str]:
     return found
 
 
-def sound(store: OpenStore, kind: str, run: str, metadata_alone: bool = False) -> bool:
+def sound(store: OpenStore, kind: str, run: str, metadata_alone: bool = False, storage: Storage | None = None) -> bool:
     """Return whether the run is there and its files are as they were written."""
+    storage = run_storage(storage or store.contents.storage, kind, run, metadata_alone)
     try:
-        refuse_damaged(store, kind, run, metadata_alone)
-        return _node(store, kind, run) is not None
+        refuse_damaged(store, kind, run, metadata_alone, storage)
+        return _node(store, kind, run, storage) is not None
     except StoreError:
         return False
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import UnionType
 from typing import Any
 
@@ -18,17 +17,21 @@ import numpy as np
 import zarr
 
 from headspan.decompose.formula import EXTRA_COORDINATES
-from headspan.errors import StoreError, one_line, shortened
+from headspan.errors import StoreError, shortened
 from headspan.head_names import Head, head_name, parse_heads
+from headspan.io.local import LocalStorage
+from headspan.io.locations import Location
+from headspan.io.storage import Storage
+from headspan.io.stores import storage_at
 from headspan.member_names import MEMBER_SETTINGS, MemberNames
 from headspan.store.array_spec import ArraySpec
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
+from headspan.store.root_faults import RECORDS as RECORDS
+from headspan.store.root_faults import ROOT_COPY as ROOT_COPY
+from headspan.store.root_faults import root_fault, todo
+from headspan.store.zarr_storage import group_at
 
 FORMAT = 1
-# The one folder of a store outside the Zarr hierarchy: Parquet tables and commit records.
-RECORDS = "records"
-# A copy of the root's metadata, which is needed to read anything else.
-ROOT_COPY = f"{RECORDS}/root.json"
 # Rows in an inner chunk: many if one head is read over all images, one if the patches of one image are read.
 _CHUNK_ROWS = {"heads": 4096, "patches": 1, "through_pool": 256}
 # The most bytes of a row of chunks, which is filled in memory. A single row of the array may have more.
@@ -119,9 +122,9 @@ def stored_row_arrays(root: zarr.Group, size: Dimensions, emit: tuple[str, ...])
     return found
 
 
-def refuse_unlike(path: Path, specs: dict[str, ArraySpec], unit_images: int) -> None:
+def refuse_unlike(path: Location, specs: dict[str, ArraySpec], unit_images: int) -> None:
     """Raise StoreError if the metadata of an array of the store at `path` are damaged or differ from `specs`."""
-    root = zarr.open_group(path, mode="r", use_consolidated=False)
+    root = group_at(storage_at(path))
     for spec in specs.values():
         try:
             alike = _as_stored(spec, root[spec.name], unit_images) == spec
@@ -207,25 +210,18 @@ def image_bytes(specs: dict[str, ArraySpec]) -> int:
     return sum(spec.row_bytes for spec in specs.values())
 
 
-def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-    """Return the root group of a store and its `headspan` attributes in today's words.
+def open_group(path: Location, storage: Storage | None = None) -> tuple[zarr.Group, dict[str, Any]]:
+    """Return the root group of a store and its `headspan` attributes in today's words. `storage` is that of `path`.
 
     Raises StoreError if `path` is not a store of this format.
     """
-    todo = "run headspan repair" if (path / ROOT_COPY).is_file() else "restore it from a copy of the store"
-    if not (path / "zarr.json").is_file():
-        if (path / RECORDS).is_dir():
-            raise StoreError(f"{path / 'zarr.json'}: is missing; {todo}")
-        what = "no such folder" if not path.exists() else "is not a headspan store"
-        raise StoreError(f"{path}: {what}; give the path that `headspan precompute --out` wrote")
+    storage = storage or storage_at(path)
     try:
-        root = zarr.open_group(path, mode="r", use_consolidated=False)
-    except UNREADABLE as error:
-        if (path / RECORDS).is_dir():
-            raise StoreError(f"{path / 'zarr.json'}: is damaged ({one_line(error)}); {todo}") from error
-        raise StoreError(
-            f"{path}: is not a Zarr group ({one_line(error)}); give the path of a headspan store"
-        ) from error
+        if isinstance(storage, LocalStorage) and storage.size("zarr.json") is None:
+            raise FileNotFoundError
+        root = group_at(storage)
+    except (FileNotFoundError, *UNREADABLE) as error:
+        raise root_fault(path, storage, error) from error
     attributes = _stored_attributes(root)
     if not isinstance(attributes, dict):
         raise StoreError(f"{path}: is a Zarr group, but not a headspan store; give the path of a headspan store")
@@ -238,7 +234,8 @@ def open_group(path: Path) -> tuple[zarr.Group, dict[str, Any]]:
         if name in attributes and not isinstance(attributes[name], kind):
             quoted = shortened(repr(attributes[name]), _LONGEST_QUOTE)
             raise StoreError(
-                f"{path / 'zarr.json'}: the attribute {name} is {quoted}, which headspan does not write; {todo}"
+                f"{path / 'zarr.json'}: the attribute {name} is {quoted}, which headspan does not write; "
+                f"{todo(storage)}"
             )
     return root, todays_attributes(attributes)
 
@@ -247,9 +244,10 @@ def _stored_attributes(root: zarr.Group) -> Any:
     return root.attrs.get("headspan")
 
 
-def attributes_of(path: Path) -> dict[str, Any] | None:
+def attributes_of(path: Location) -> dict[str, Any] | None:
     """Return the attributes of the store at `path`, in today's words; None if there is no store yet."""
-    return open_group(path)[1] if (path / "zarr.json").is_file() else None
+    storage = storage_at(path)
+    return open_group(path, storage)[1] if storage.size("zarr.json") is not None else None
 
 
 def decoding(attributes: dict[str, Any]) -> str:

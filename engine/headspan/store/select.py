@@ -139,7 +139,7 @@ def _scan(store: OpenStore, criteria: Sequence[_Criterion]) -> None:
     for each in criteria:
         each.begin(store.planned_images)
     first = 0
-    for batch in scan_samples(store.path, store.contents.units, [each.column for each in criteria]):
+    for batch in scan_samples(store.contents.storage, store.contents.units, [each.column for each in criteria]):
         rows = slice(first, first + len(batch))
         for each in criteria:
             each.scan(batch.column(each.column), rows)

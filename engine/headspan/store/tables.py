@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from headspan.errors import StoreError, one_line
 from headspan.io.files import delete_folder, move
+from headspan.io.ranged import reading_storage
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Shard
 from headspan.store.schema import RECORDS
+from headspan.store.table_files import Root, opened_table
 
 SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
 _UNITS_PER_FILE = 128
@@ -98,13 +98,13 @@ def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int
     return total
 
 
-def read_unit(root: Path, unit: int) -> Iterator[Sample]:
+def read_unit(root: Root, unit: int) -> Iterator[Sample]:
     """Read the samples of the unit with that index, in row order."""
     for row in unit_table(root, unit).to_pylist():
         yield Sample(**row)
 
 
-def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
+def read_spans(root: Root, unit: int, images: int) -> Iterator[SampleSpan]:
     """Read the samples of the unit with that index, in row order, in spans of `images` samples.
 
     Images whose sizes are not known get the mean size of their shard's.
@@ -141,7 +141,7 @@ def read_spans(root: Path, unit: int, images: int) -> Iterator[SampleSpan]:
         )
 
 
-def _with_estimates(root: Path, table: pa.Table) -> pa.ChunkedArray:
+def _with_estimates(root: Root, table: pa.Table) -> pa.ChunkedArray:
     """The sizes of samples; where one is not known, the mean of its shard."""
     means = {shard.url: (shard.size_bytes or 0) // max(1, shard.images) for shard in read_shards(root)}
     urls = table["url"].combine_chunks().dictionary_encode()
@@ -150,7 +150,7 @@ def _with_estimates(root: Path, table: pa.Table) -> pa.ChunkedArray:
 
 
 def read_rows(
-    root: Path, rows: Int[np.ndarray, " row"], unit_images: int, columns: Sequence[str] = tuple(SAMPLES.names)
+    root: Root, rows: Int[np.ndarray, " row"], unit_images: int, columns: Sequence[str] = tuple(SAMPLES.names)
 ) -> pa.Table:
     """Return the samples of some rows, in the order given. Only the units with these rows are read."""
     wanted, place = np.unique(rows, return_inverse=True)
@@ -162,20 +162,20 @@ def read_rows(
     return _picked(pa.concat_tables([SAMPLES.empty_table().select(columns), *tables]), place)
 
 
-def rows_of_keys(root: Path, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
+def rows_of_keys(root: Root, units: int, keys: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yield each row that has one of `keys`, with its key, in row order.
 
     `units` is the number of units of the plan. Only the keys of one unit are in memory at a time; units whose smallest
     and largest keys exclude all of `keys` are not read.
     """
-    wanted, first_row = pa.array(keys, pa.string()), 0
+    wanted, first_row, storage = pa.array(keys, pa.string()), 0, reading_storage(root)
     for name in sample_files(units):
-        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
-            for group in range(parquet.num_row_groups):
-                if not _may_hold(parquet.metadata.row_group(group), keys):
-                    first_row += parquet.metadata.row_group(group).num_rows
+        with opened_table(storage, name) as table:
+            for group in range(table.metadata.num_row_groups):
+                if not _may_hold(table.metadata.row_group(group), keys):
+                    first_row += table.metadata.row_group(group).num_rows
                     continue
-                column = parquet.read_row_group(group, columns=["key"])["key"]
+                column = table.group(group, ["key"])["key"]
                 for place in np.flatnonzero(pc.is_in(column, wanted)).tolist():
                     yield first_row + place, column[place].as_py()
                 first_row += len(column)
@@ -198,34 +198,36 @@ def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
     return table.take(places)
 
 
-def unit_table(root: Path, unit: int, columns: list[str] | None = None) -> pa.Table:
+def unit_table(root: Root, unit: int, columns: list[str] | None = None) -> pa.Table:
     """Return the samples of the unit with that index, or some of their columns, in row order."""
-    path = root / _file_of(unit)
-    with _damage(path), pq.ParquetFile(path) as parquet:
-        return parquet.read_row_group(unit % _UNITS_PER_FILE, columns=columns)
+    with opened_table(root, _file_of(unit)) as table:
+        return table.group(unit % _UNITS_PER_FILE, columns)
 
 
-def read_table(root: Path, units: int, columns: Sequence[str] = tuple(SAMPLES.names)) -> pa.Table:
+def read_table(root: Root, units: int, columns: Sequence[str] = tuple(SAMPLES.names)) -> pa.Table:
     """Return all samples of a plan with that number of units, in the order of the arrays' rows."""
-    return pa.concat_tables([_read(root / name, columns) for name in sample_files(units)])
+    storage = reading_storage(root)
+    return pa.concat_tables([_read(storage, name, columns) for name in sample_files(units)])
 
 
-def scan_samples(root: Path, units: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def scan_samples(root: Root, units: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield some columns of all samples of a plan with that number of units, in row order, in bounded memory."""
+    storage = reading_storage(root)
     for name in sample_files(units):
-        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
-            yield from parquet.iter_batches(_SCANNED_ROWS, columns=list(columns))
+        with opened_table(storage, name) as table:
+            yield from table.batches(_SCANNED_ROWS, columns)
 
 
-def filled_columns(root: Path, units: int) -> frozenset[str]:
+def filled_columns(root: Root, units: int) -> frozenset[str]:
     """The columns of the samples, of a plan with that number of units, in which at least one sample has a value.
 
     Only the ends of the files are read, where Parquet counts the missing values of each row group.
     """
     found: set[str] = set()
+    storage = reading_storage(root)
     for name in sample_files(units):
-        with _damage(root / name), pq.ParquetFile(root / name) as parquet:
-            metadata = parquet.metadata
+        with opened_table(storage, name) as table:
+            metadata = table.metadata
             for group in map(metadata.row_group, range(metadata.num_row_groups)):
                 for column in map(group.column, range(group.num_columns)):
                     statistics = column.statistics
@@ -255,41 +257,30 @@ def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
     pq.write_table(_table(notes, _NOTES), root / NOTES_FILE, compression="zstd")
 
 
-def read_notes(root: Path) -> list[BadImage]:
+def read_notes(root: Root) -> list[BadImage]:
     """Return the notes that `write_notes` wrote."""
     return [BadImage(**row) for row in notes_table(root).to_pylist()]
 
 
-def notes_table(root: Path) -> pa.Table:
+def notes_table(root: Root) -> pa.Table:
     """Return the table of the notes."""
-    return _read(root / NOTES_FILE)
+    return _read(root, NOTES_FILE)
 
 
-def read_shards(root: Path) -> list[Shard]:
+def read_shards(root: Root) -> list[Shard]:
     """Return the shards of the plan."""
     return [Shard(**row) for row in shards_table(root).to_pylist()]
 
 
-def shards_table(root: Path) -> pa.Table:
+def shards_table(root: Root) -> pa.Table:
     """Return the table of the shards of the plan."""
-    return _read(root / SHARDS_FILE)
+    return _read(root, SHARDS_FILE)
 
 
-def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(root: Root, key: str, columns: Sequence[str] | None = None) -> pa.Table:
     # `pq.read_table` would import pyarrow's datasets, which takes longer than the reading.
-    with _damage(path), pq.ParquetFile(path) as parquet:
-        return parquet.read(None if columns is None else list(columns))
-
-
-@contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Turn an error in reading a table into a StoreError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{path}: this table is damaged ({one_line(error)}); run headspan repair and name the shards"
-        ) from error
+    with opened_table(root, key) as table:
+        return table.whole(columns)
 
 
 def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:

@@ -104,7 +104,7 @@ def export_atlas(
     ):
         for first in range(0, len(rows), _BLOCK_ROWS):
             here = rows[first : first + _BLOCK_ROWS]
-            samples = read_rows(store.path, here, store.contents.size.unit_images)
+            samples = read_rows(store.contents.storage, here, store.contents.size.unit_images)
             columns = [samples[name] for name in ("row", "key", "caption", "label")]
             columns += [pa.array(each.astype(np.float32)) for each in space.plane(here).T]
             columns += [] if said is None else said.columns(here)

@@ -46,7 +46,7 @@ class CaptionIndex:
         """The texts of captions, given by their numbers."""
         places = self.places[np.asarray(captions, np.int64)]
         rows = np.searchsorted(self.first, places, side="right") - 1
-        table = read_rows(store.path, rows, store.contents.size.unit_images, _COLUMNS)
+        table = read_rows(store.contents.storage, rows, store.contents.size.unit_images, _COLUMNS)
         lines = zip(table["caption"].to_pylist(), table["metadata"].to_pylist(), strict=True)
         within = (places - self.first[rows]).tolist()
         return [caption_lines(*given)[line] for given, line in zip(lines, within, strict=True)]
@@ -72,7 +72,7 @@ class CaptionIndex:
 def index_captions(store: OpenStore) -> CaptionIndex:
     """Read which captions each row of the store's plan has. Raises StoreError if its tables are damaged."""
     counts, digests = array("q"), bytearray()
-    if filled_columns(store.path, store.contents.units) & set(_COLUMNS):
+    if filled_columns(store.contents.storage, store.contents.units) & set(_COLUMNS):
         for lines in _lines(store):
             counts.append(len(lines))
             for line in lines:
@@ -98,6 +98,6 @@ def index_captions(store: OpenStore) -> CaptionIndex:
 
 def _lines(store: OpenStore) -> Iterator[tuple[str, ...]]:
     """The captions of every planned row, in order."""
-    for batch in scan_samples(store.path, store.contents.units, _COLUMNS):
+    for batch in scan_samples(store.contents.storage, store.contents.units, _COLUMNS):
         for given in zip(batch["caption"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
             yield caption_lines(*given)

@@ -48,7 +48,7 @@ def write_csv(store: Store, folder: Path) -> list[str]:
     with csv.CSVWriter(folder / "samples.csv", SAMPLES) as writer:
         for first in range(0, store.images, _ROWS):
             rows = store.rows[first : first + _ROWS]
-            writer.write_table(read_rows(store.path, rows, store.contents.size.unit_images))
+            writer.write_table(read_rows(store.contents.storage, rows, store.contents.size.unit_images))
     others: dict[str, pa.Table] = {"shards.csv": shards_table(store.path), "notes.csv": notes_table(store.path)}
     for name, table in others.items():
         csv.write_csv(table, folder / name)

@@ -33,7 +33,7 @@ def write_npy(store: Store, choices: Sequence[Choice], folder: Path, on_progress
             np.lib.format.write_array_header_1_0(file, about)
         done = 0
         for rows in blocks(store, choices):
-            samples.write_table(read_rows(store.path, rows, store.contents.size.unit_images))
+            samples.write_table(read_rows(store.contents.storage, rows, store.contents.size.unit_images))
             for choice, file in zip(choices, files, strict=True):
                 block = np.empty((len(rows), len(choice.series), *choice.series[0].shape), _dtype(choice))
                 for place, series in enumerate(choice.series):

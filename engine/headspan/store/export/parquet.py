@@ -26,7 +26,7 @@ def write_parquet(store: Store, choices: Sequence[Choice], target: Path, on_prog
     with samples_writer(target, schema, [_leaf(each) for each in series if _is_float(each)]) as writer:
         done = 0
         for rows in blocks(store, choices, float32=True):
-            samples = read_rows(store.path, rows, store.contents.size.unit_images)
+            samples = read_rows(store.contents.storage, rows, store.contents.size.unit_images)
             columns = [*samples.columns, *(_array(each, values(each, rows)) for each in series)]
             writer.write_table(pa.table(columns, schema=schema), row_group_size=len(rows))
             done += len(rows)

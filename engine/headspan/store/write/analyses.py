@@ -81,7 +81,7 @@ def save(
         raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
     # A run that gains arrays or settings stays the same run.
     checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources)
-    with _refusals(store, kind, run), unconsolidated(storage, store.path, kind):
+    with _refusals(store, kind, run), unconsolidated(storage, kind):
         # First under a hidden name, so that a run exists completely or not at all.
         unnamed = _hidden(storage, kind, run)
         try:
@@ -110,7 +110,7 @@ def remove(store: Store, kind: str, run: str) -> list[str]:
     After an interruption, an error or a kill the run is there or not. Raises StoreError if it cannot be deleted.
     """
     storage, own = store.contents.storage, f"{kind}/{run}"
-    with _refusals(store, kind, run, "deleted"), unconsolidated(storage, store.path, kind):
+    with _refusals(store, kind, run, "deleted"), unconsolidated(storage, kind):
         _recover(storage, kind, run)
         derived = [each for each in made_from(store, kind, run) if older(storage, *each.split("/")) is None]
         note_sources(storage, kind, run)

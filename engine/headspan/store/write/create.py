@@ -1,10 +1,12 @@
 """Create a store: metadata, the model's matrices and the plan, written beside it and then renamed.
 
-So a store exists completely or not at all. The next planner of the same store removes what a killed planner left.
+So a store exists completely or not at all. The next planner of the same store removes what a killed planner left. The
+plan of a store in a bucket is written to the folder of temporary files, and copied by `plan_claim`.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,13 +18,16 @@ from headspan.decompose.formula import Folded
 from headspan.errors import StoreError
 from headspan.io.files import new_token, sync_folder, sync_tree
 from headspan.io.local import LocalStorage
+from headspan.io.locations import Location
 from headspan.io.locks import alone
+from headspan.io.stores import storage_to_write
 from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.store.consolidated import RECORDS_GROUP, ROOT, records_group, with_copy
 from headspan.store.coordinates import coordinates, write_coordinates
 from headspan.store.earlier_words import arrays_as_stored, todays_attributes
 from headspan.store.file_checks import plain
 from headspan.store.schema import (
+    RECORDS,
     ROOT_COPY,
     create_array,
     dimensions,
@@ -41,6 +46,7 @@ from headspan.store.tables import (
     write_shards,
 )
 from headspan.store.write.commits import Commits
+from headspan.store.write.plan_claim import publish_plan
 from headspan.store.write.shard import write_array
 from headspan.store.write.workers import WorkerLog, forget, other_workers
 
@@ -58,23 +64,25 @@ _MODEL_DIMS = {
 class NewStore:
     """A folder beside the new store, which the plan pass fills and then renames; it is removed if anything fails."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         self._token = new_token()
-        self.folder = path.with_name(f"{self._prefix}{self._token}")
-        self._beside = LocalStorage(path.parent, self._token)
+        # The store's name, in the folder where the plan is written.
+        self._place = path if isinstance(path, Path) else Path(tempfile.gettempdir()) / "headspan"
+        self.folder = self._place.with_name(f"{self._prefix}{self._token}")
+        self._beside = LocalStorage(self._place.parent, self._token)
         self.storage = LocalStorage(self.folder, self._token)
         self._log = WorkerLog(self.storage, self._token)
 
     @property
     def _prefix(self) -> str:
-        return f".{self.path.name}.planning-"
+        return f".{self._place.name}.planning-"
 
     def __enter__(self) -> NewStore:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._place.parent.mkdir(parents=True, exist_ok=True)
             # Another planner would remove a folder whose log is not locked yet.
-            with alone(self.path.parent):
+            with alone(self._place.parent):
                 self._remove_abandoned()
                 self.folder.mkdir()
                 self._log.__enter__()
@@ -86,7 +94,7 @@ class NewStore:
 
     def _remove_abandoned(self) -> None:
         """Remove the folders of planners that were killed."""
-        for folder in list(self.path.parent.iterdir()):
+        for folder in list(self._place.parent.iterdir()):
             if folder.name.startswith(self._prefix) and not any(
                 writer.alive for writer in other_workers(LocalStorage(folder))
             ):
@@ -112,15 +120,20 @@ class NewStore:
 
     def publish(self, attributes: dict[str, Any], shards: Sequence[Shard], folded: Folded) -> bool:
         """Write the rest, and give the store its name. Returns False if another process has created that store."""
-        self._refuse_full_disk(attributes)
+        if isinstance(self.path, Path):
+            self._refuse_full_disk(attributes)
         self.write(attributes, shards, folded)
+        if not isinstance(self.path, Path):
+            # But not the log of the planner.
+            keys = [key for key in self.storage.list() if not key.startswith(f"{RECORDS}/writers/")]
+            return publish_plan(storage_to_write(self.path), self.storage, keys)
         sync_tree(self.folder)
         try:
-            self._beside.move_folder(self.folder.name, self.path.name)
+            self._beside.move_folder(self.folder.name, self._place.name)
         except FileExistsError:
             return False
-        forget(LocalStorage(self.path), self._token)
-        sync_folder(self.path.parent)
+        forget(LocalStorage(self._place), self._token)
+        sync_folder(self._place.parent)
         return True
 
     def _refuse_full_disk(self, attributes: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ while its rows arrive, and committed together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headspan.errors import StoreError, counted
-from headspan.io.local import LocalStorage
+from headspan.io.locations import Location
+from headspan.io.stores import storage_to_write
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
 from headspan.store.commit_records import NOT_FINITE
@@ -39,12 +39,12 @@ from headspan.timing import StageTimes
 class StoreWriter:
     """An existing store that one process writes to. Raises StoreError if there is none, or one of another format."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
+        self.storage = storage_to_write(path)
         root, self.attributes = open_group(path)
         self.path = path
         # As they are on disk, in the words of the version that planned the store.
         self.stored_attributes: Any = root.attrs["headspan"]
-        self.storage = LocalStorage(path)
         self.token = self.storage.token
         self.size = dimensions(self.attributes)
         self.specs = stored_row_arrays(root, self.size, tuple(self.attributes["emit"]))

@@ -70,7 +70,7 @@ def read_classes(store: Store, has_metadata: bool = True) -> Classes:
     """Read the class of every image that the store shows. Without metadata, classes have no names."""
     labels, present = np.zeros(store.planned_images, np.int64), np.zeros(store.planned_images, bool)
     first = 0
-    for batch in scan_samples(store.path, store.contents.units, ["label"]):
+    for batch in scan_samples(store.contents.storage, store.contents.units, ["label"]):
         here = slice(first, first + len(batch))
         present[here], labels[here] = _present_and_labels(batch.column(0))
         first = here.stop

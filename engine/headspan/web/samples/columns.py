@@ -58,7 +58,7 @@ def sampled(store: Store, columns: list[str], most: int) -> pa.Table:
     chosen = units[
         np.unique(np.linspace(0, len(units) - 1, min(len(units), max(1, -(-most // unit_images)))).astype(int))
     ]
-    tables = [unit_table(store.path, int(unit), columns) for unit in chosen]
+    tables = [unit_table(store.contents.storage, int(unit), columns) for unit in chosen]
     if not tables:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
     # Of large units, some rows each, so that the sample is bounded whatever a unit is.

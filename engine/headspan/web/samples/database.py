@@ -7,6 +7,7 @@ no files, and cannot be configured by a query.
 from __future__ import annotations
 
 import glob
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,8 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from headspan.errors import SettingsError, StoreError, one_line
+from headspan.io.local import LocalStorage
 from headspan.store.reader import Store
-from headspan.store.tables import sample_files
+from headspan.store.tables import SAMPLES as SCHEMA
+from headspan.store.tables import sample_files, scan_samples
 
 _MEMORY, _THREADS = "512MB", 2
 # The table of samples in a query.
@@ -34,8 +37,9 @@ class SampleDatabase:
         # Imported here, since the server starts without it.
         import duckdb
 
-        self._path = store.path
-        files = [f"{store.path / name}" for name in sample_files(store.contents.units)]
+        self._path, self._storage, self._units = store.path, store.contents.storage, store.contents.units
+        self._local = isinstance(self._storage, LocalStorage)
+        files = [f"{store.path / name}" for name in sample_files(self._units)] if self._local else []
         # A path's own brackets and stars are no patterns.
         self._files = list(map(glob.escape, files))
         self._connection = duckdb.connect(":memory:")
@@ -58,9 +62,11 @@ class SampleDatabase:
         """
         import duckdb
 
-        bound = {**(parameters or {}), **({"files": self._files} if SAMPLES in query else {})}
+        bound = {**(parameters or {}), **({"files": self._files} if SAMPLES in query and self._local else {})}
         try:
             with closing(self._connection.cursor()) as cursor:
+                if SAMPLES in query and not self._local:
+                    query = self._streamed(cursor, query)
                 columns = cursor.execute(query, bound).fetchnumpy()
         except duckdb.OutOfMemoryException as error:
             raise SettingsError(
@@ -71,6 +77,15 @@ class SampleDatabase:
                 f"{self._path}: the samples cannot be read ({one_line(error)}); run headspan verify {self._path}"
             ) from error
         return {name: np.asarray(values) for name, values in columns.items()}
+
+    def _streamed(self, cursor: Any, query: str) -> str:
+        """Let a query read the samples of a bucket as a stream of the columns that it names; return its text."""
+        assert query.count(SAMPLES) == 1, "a stream is read once"
+        columns = [name for name in SCHEMA.names if re.search(rf"\b{name}\b", query)]
+        schema = pa.schema([SCHEMA.field(name) for name in columns])
+        batches = scan_samples(self._storage, self._units, columns)
+        cursor.register("samples", pa.RecordBatchReader.from_batches(schema, batches))
+        return query.replace(SAMPLES, "samples")
 
     def of_table(self, query: str, table: pa.Table, parameters: Mapping[str, Any] | None = None) -> list[tuple]:
         """The rows of a query's result over an Arrow table, which is called `part` in it."""

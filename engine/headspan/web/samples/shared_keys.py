@@ -6,11 +6,13 @@ import glob
 import tempfile
 
 from headspan.errors import StoreError, one_line
+from headspan.io.local import LocalStorage
 from headspan.store.reader import Store
-from headspan.store.tables import sample_files
+from headspan.store.tables import SAMPLES, sample_files, scan_samples
 
 # Larger joins are continued in files of a temporary folder.
 _MEMORY, _THREADS = "1GB", 2
+_COLUMNS = ("row", "key")
 
 
 def shared_keys(one: Store, other: Store) -> int:
@@ -28,13 +30,20 @@ def shared_keys(one: Store, other: Store) -> int:
         connection.execute("SET temp_directory = ?", [folder])
         queries, files = [], []
         for name, store in (("one", one), ("other", other)):
-            query = "SELECT DISTINCT key FROM read_parquet(?)"
+            storage, units = store.contents.storage, store.contents.units
+            if isinstance(storage, LocalStorage):
+                query = "SELECT DISTINCT key FROM read_parquet(?)"
+                # A path's own brackets and stars are no patterns.
+                files.append([glob.escape(f"{store.path / file}") for file in sample_files(units)])
+            else:
+                query = f"SELECT DISTINCT key FROM samples_{name}"
+                schema = pa.schema([SAMPLES.field(column) for column in _COLUMNS])
+                batches = scan_samples(storage, units, _COLUMNS)
+                connection.register(f"samples_{name}", pa.RecordBatchReader.from_batches(schema, batches))
             if store.images < store.planned_images:
                 connection.register(f"shown_{name}", pa.table({"row": store.rows}))
                 query += f" WHERE row IN (SELECT row FROM shown_{name})"
             queries.append(query)
-            # A path's own brackets and stars are no patterns.
-            files.append([glob.escape(f"{store.path / file}") for file in sample_files(store.contents.units)])
         query = f"SELECT count(*) FROM ({queries[0]}) SEMI JOIN ({queries[1]}) USING (key)"
         try:
             ((count,),) = connection.execute(query, files).fetchall()

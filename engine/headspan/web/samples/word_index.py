@@ -47,7 +47,7 @@ class WordIndex:
         numbers: list[np.ndarray] = []
         counts: list[np.ndarray] = []
         total = 0
-        for batch in scan_samples(store.path, store.contents.units, ["caption"]):
+        for batch in scan_samples(store.contents.storage, store.contents.units, ["caption"]):
             parts = pc.split_pattern_regex(pc.fill_null(batch.column("caption"), ""), f"[^{WORD_CHARACTERS}]+")
             counts.append(pc.list_value_length(parts).to_numpy(zero_copy_only=False).astype(np.int32))
             encoded = pc.dictionary_encode(pc.list_flatten(parts))

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from headspan.explore.heads.spectrum import HeadSpectra
 from headspan.explore.query.query_image import QueryImage
+from headspan.io.locations import Location
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.stores import ModelState
@@ -34,7 +35,7 @@ class ModelProcesses:
 
     def __init__(
         self,
-        weights: Mapping[Path, str | Path] | None = None,
+        weights: Mapping[Location, str | Path] | None = None,
         shards: Sequence[str] = (),
         *,
         download: bool = False,
@@ -47,7 +48,7 @@ class ModelProcesses:
         self._shards, self._download = tuple(shards), download
         self._known = KnownTexts()
         self._uploaded: Bounded[QueryImage] = Bounded(_KEPT_BYTES, _bytes_of)
-        self._processes: dict[Path, ModelProcess] = {}
+        self._processes: dict[Location, ModelProcess] = {}
         self._lock = threading.Lock()
         self._closed = False
 

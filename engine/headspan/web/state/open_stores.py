@@ -1,8 +1,8 @@
 """The stores that the explorer shows, by their names in addresses.
 
-A store may grow, or get results, while it is shown. At most once a second, a request compares its records with those
-that were there before, and opens the store again if they differ. Requests that began with the earlier Store object keep
-it until they end.
+A store may grow, or get results, while it is shown. At most once a second, or every ten seconds for a store in a
+bucket, a request compares its records with those that were there before, and opens the store again if they differ.
+Requests that began with the earlier Store object keep it until they end.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headspan.errors import SettingsError, StoreError
+from headspan.io.locations import Location, location_of
+from headspan.io.stores import storage_at
 from headspan.store.reader import Store, open_store
 from headspan.store.tables import filled_columns
-from headspan.user_paths import expand_user
 from headspan.web.refusals import Missing
 from headspan.web.state.store_version import state_of, version_of
 
 _CHECK_SECONDS = 1.0
+# The records of a store in a bucket are read by two requests or more.
+_CHECK_BUCKET_SECONDS = 10.0
 # Bytes of keys, captions and other columns of samples that are kept for each store: those of 2,000,000 images.
 _KEPT_SAMPLES = 256 << 20
 
@@ -29,7 +32,7 @@ _KEPT_SAMPLES = 256 << 20
 class _Opened:
     """A store as it was when it was last opened."""
 
-    path: Path
+    path: Location
     store: Store
     # What is compared with the files, and what is told to pages.
     state: str
@@ -49,12 +52,12 @@ class OpenStores:
         """Open the stores at `paths`. Raises StoreError if one of them is none, SettingsError if one is named twice."""
         self._opened: dict[str, _Opened] = {}
         for path in paths:
-            state = state_of(expand_user(path, StoreError))
+            state = state_of(location_of(path, StoreError))
             store = _opened(path)
-            if any(store.path.samefile(each.path) for each in self._opened.values()):
+            if any(_same(store.path, each.path) for each in self._opened.values()):
                 raise SettingsError(f"{path}: is named twice; name every store once")
             name = self._free_name(store.path.absolute().name.removesuffix(".zarr") or "store")
-            filled = filled_columns(store.path, store.contents.units)
+            filled = filled_columns(store.contents.storage, store.contents.units)
             self._opened[name] = _Opened(store.path, store, state, version_of(store, state), filled)
 
     @property
@@ -95,7 +98,8 @@ class OpenStores:
             raise Missing(f"there is no store {name[:100]!r} here; the stores are: {', '.join(self._opened)}")
         opened = self._opened[name]
         # One request looks; others meanwhile get what is known.
-        if time.monotonic() - opened.checked > _CHECK_SECONDS and opened.checking.acquire(blocking=False):
+        seconds = _CHECK_SECONDS if isinstance(opened.path, Path) else _CHECK_BUCKET_SECONDS
+        if time.monotonic() - opened.checked > seconds and opened.checking.acquire(blocking=False):
             try:
                 self._check(opened)
             finally:
@@ -111,7 +115,7 @@ class OpenStores:
         try:
             store = _opened(opened.path)
         except StoreError as error:
-            if (opened.path / "zarr.json").exists():
+            if storage_at(opened.path).size("zarr.json") is not None:
                 # A unit is being committed or repaired; the store is opened again by the next check.
                 return
             opened.problem = StoreError(
@@ -127,6 +131,11 @@ class OpenStores:
             number += 1
             found = f"{name}-{number}"
         return found
+
+
+def _same(one: Location, other: Location) -> bool:
+    """Whether two locations are one store."""
+    return one.samefile(other) if isinstance(one, Path) and isinstance(other, Path) else one == other
 
 
 def _opened(path: str | Path) -> Store:

@@ -7,7 +7,8 @@ process sends pairs of a word and a value.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from headspan.io.locations import Location
 
 # While the model is loaded: a note in words; nothing; why it cannot be loaded.
 LOADING, READY, FAILED = "loading", "ready", "failed"
@@ -19,7 +20,7 @@ ANSWER, REFUSED, BROKEN = "answer", "refused", "broken"
 class WorkerSettings:
     """Which model to load."""
 
-    store: Path
+    store: Location
     # As in `text_vectors`.
     weights: str | None
     # Where the store's shards are now, if they have moved.
