@@ -1,8 +1,8 @@
 """The points of planes, in parts: each part is an even sample of the images, so that a page shows all of them soon.
 
 A part has every so many-th block of neighbouring images, so that it is read in whole pages of a file. Points are
-computed part by part when they are asked for, and kept. All planes of a store have the same parts, so that one colouring
-serves all of them.
+computed part by part when they are asked for, and kept. All planes of a store have the same parts, so that one
+colouring serves all of them.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class PlaneGrid:
 
     def inside(self, polygon: tuple[Corner, ...]) -> Bool[np.ndarray, " image"]:
         """Whether each point is inside a polygon, as `samples.filters.inside` says."""
+        if not len(self._points):
+            return np.zeros(0, bool)
         kinds = self._kinds(polygon)
         found = np.unique(kinds[self._occupied])
         if len(found) == 1 and found[0] != _BORDER:

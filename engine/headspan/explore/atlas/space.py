@@ -23,7 +23,7 @@ from headspan.store.reader import Store
 from headspan.store.selected_moments import unit_embeddings
 from headspan.store.selection import Selection
 
-# Numbers that are multiplied at once: reading some rows of each shard takes a time that does not depend on their number.
+# Numbers that are multiplied at once. Reading a few rows of each shard takes as long as reading hundreds.
 _BLOCK_NUMBERS = 2 << 20
 # Directions with less of the variance are the rounding of float64 sums.
 _LEAST_SHARE = 2.0**-40
