@@ -6,6 +6,7 @@ non-visual word with another; see `tools.planting`. In its control, the same phr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,16 @@ def made_store(folder: Path, images: int, model: str, pretrained: str | None = N
     return Store(out)
 
 
-def shape_classes(store: Store) -> DescribedClasses:
+def shape_classes(store: Store, names: Sequence[str] = CLASSES) -> DescribedClasses:
     """The classes that are described: shapes of the main object."""
-    return described_classes(store, key=KEY, names=CLASSES)
+    return described_classes(store, key=KEY, names=names)
+
+
+def described_beside(planted: Planting, count: int) -> tuple[str, ...]:
+    """`count` of CLASSES in their order: those of the planted phrases, and the first others."""
+    own = (planted.empty_class, planted.word_class)
+    others = [name for name in CLASSES if name not in own][: count - len(own)]
+    return tuple(name for name in CLASSES if name in own or name in others)
 
 
 def planted_judge(store: Store, classes: DescribedClasses, planted: Planting) -> Judge:

@@ -6,6 +6,7 @@ The toy's parameters are all off their trivial values, and three of its seventy 
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import json
 import os
@@ -90,6 +91,12 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the files with the longest tests begin first; `--no-loadscope-reorder` keeps this order."""
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections, which would look through millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def randomise(module: nn.Module, seed: int) -> None:

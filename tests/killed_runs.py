@@ -6,11 +6,13 @@ run's settings and then one order a line, as JSON; answers each with how the chi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +21,12 @@ from typing import Any
 from headspan.config import PrecomputeSettings
 from headspan.decode import choice
 from headspan.decode.in_flight import UnitsInFlight
+from headspan.io import object_store, staged_upload
 from headspan.io.files import StagedFile
 from headspan.io.local import LocalStorage
+from headspan.io.object_store import ObjectStorage
+from headspan.io.staged_upload import StagedUpload
+from headspan.io.stores import is_object_store
 from headspan.run import precompute as pipeline
 from headspan.shards.samples import SampleSpan
 from headspan.store import commit_records
@@ -28,7 +34,7 @@ from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
 
 # The operations that change a store on disk.
-STEPS = (
+STEPS: tuple[tuple[type, str], ...] = (
     (StagedFile, "write"),
     (StagedFile, "finish"),
     (LocalStorage, "stage"),
@@ -42,22 +48,37 @@ STEPS = (
 )
 
 
+# The same in a bucket; `_copy` is a part of `publish`.
+BUCKET_STEPS: tuple[tuple[type, str], ...] = (
+    (StagedUpload, "write"),
+    (StagedUpload, "finish"),
+    *((ObjectStorage, name) for name in ("stage", "put", "put_if_absent", "publish", "_copy", "delete")),
+    (Commits, "_merge_group"),
+    (StoreWriter, "write_moments"),
+)
+# So small that a shard of the toy is sent in several parts.
+PART_BYTES = 4096
+
+
 class Steps:
     """Counts and logs the moments before, during and after each step, and kills the process at one of them."""
 
     def __init__(self, log: Path, last: int | None) -> None:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._left = last
+        # The files of a plan are sent by several threads.
+        self._lock = threading.Lock()
 
     def note(self, line: str) -> None:
         os.write(self._log, f"{line}\n".encode())
 
     def pass_by(self, name: str) -> None:
         self.note(f"step {name}")
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        with self._lock:
+            if self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, name: str, action: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +99,8 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bo
     """Run precompute in the child, with its steps counted; decode in processes if asked."""
     choice.uses_processes = lambda device: processes
     steps = Steps(log, last)
-    for owner, name in STEPS:
+    staged_upload.PART_BYTES = object_store.PART_BYTES = PART_BYTES
+    for owner, name in BUCKET_STEPS if is_object_store(settings.out) else STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
     spans = UnitsInFlight.spans
 
@@ -113,6 +135,9 @@ def main() -> None:
     # Threads compute the checksums, and a forked child has none of them.
     _ = encoder.model.weights_sha256, encoder.model.text_sha256
     pipeline.prepare = lambda *arguments: encoder
+    # Or each child would copy the memory of all libraries when it first collects garbage.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
         log = Path(tempfile.mkstemp()[1])

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import formatdate, parsedate_to_datetime
+from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import parse_qs
@@ -94,7 +95,7 @@ class _Application:
             data = b"".join(self._moto(environ, lambda *line: answer.extend(line)))
         if fault == "lost":
             return _cut(environ)
-        status, headers = answer[0], self._shifted(answer[1])
+        status, headers = answer[0], [line for line in answer[1] if line[0].lower() != "date"]
         data = self._with_times(request, data)
         if fault == "half" and len(data) > 1:
             start_response(status, headers)
@@ -104,43 +105,21 @@ class _Application:
         start_response(status, headers)
         return [data]
 
-    def _shifted(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        ahead = self._faults.ahead
-        # The handler sends the date.
-        return [
-            (name, formatdate(parsedate_to_datetime(value).timestamp() + ahead, usegmt=True))
-            if name.lower() == "last-modified"
-            else (name, value)
-            for name, value in headers
-            if name.lower() != "date"
-        ]
-
     def _with_times(self, request: Request, data: bytes) -> bytes:
-        ahead = self._faults.ahead
         if request.kind == "begin" and (found := re.search(rb"<UploadId>([^<]+)<", data)):
-            self._begun[found[1].decode()] = time.time()
+            self._begun[found[1].decode()] = time.time() + self._faults.ahead
         if request.kind == "uploads":
             parts = re.split(rb"(?=<Upload>)", data)
             for number, part in enumerate(parts):
                 if found := re.search(rb"<UploadId>([^<]+)<", part):
-                    began = _iso(self._begun.get(found[1].decode(), 0.0) + ahead)
+                    began = _iso(self._begun.get(found[1].decode(), 0.0))
                     parts[number] = re.sub(rb"<Initiated>[^<]*<", b"<Initiated>" + began + b"<", part)
             return b"".join(parts)
-        if request.kind == "list" and ahead:
-            return re.sub(
-                rb"<LastModified>([^<]*)<", lambda found: b"<LastModified>" + _later(found[1], ahead) + b"<", data
-            )
         return data
 
 
 def _iso(seconds: float) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds)).encode()
-
-
-def _later(written: bytes, ahead: float) -> bytes:
-    from datetime import datetime
-
-    return _iso(datetime.fromisoformat(written.decode().replace("Z", "+00:00")).timestamp() + ahead)
 
 
 def _request(environ: dict[str, Any]) -> Request:
@@ -191,6 +170,9 @@ def serving() -> Iterator[Server]:
     faults = Faults()
 
     class Handler(MotoRequestHandler):  # type: ignore[misc]
+        # Connections stay open between requests.
+        protocol_version = "HTTP/1.1"
+
         def date_time_string(self, timestamp: float | None = None) -> str:
             return formatdate((timestamp or time.time()) + faults.ahead, usegmt=True)
 
@@ -210,7 +192,15 @@ def serving() -> Iterator[Server]:
     moto = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     moto.create_bucket(BUCKET, "us-east-1")
     try:
-        with patch.dict(os.environ, environment):
+        # Parts of an upload may be small, so that a toy has several.
+        with (
+            patch.dict(os.environ, environment),
+            patch("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256),
+            patch(
+                "moto.s3.models.utcnow",
+                lambda: datetime.fromtimestamp(time.time() + faults.ahead, UTC).replace(tzinfo=None),
+            ),
+        ):
             yield Server(address, faults, moto)
     finally:
         server.shutdown()

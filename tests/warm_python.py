@@ -1,6 +1,6 @@
 """Start Python processes by forking one that has imported the libraries, since importing them takes seconds.
 
-`warm_processes` lets `subprocess` start `python -m headspan …`, the processes of devices, the explorer's models and the
+`warm_processes` starts `python -m headspan …`, the processes of devices and of pools, the explorer's models and the
 kernels of notebooks that way. Each has its own arguments, environment, folder, signals and files, and is a child of the
 test's process; it only does not import again what is loaded. Everything else starts as ever, and so do these where
 something differs that a library reads when it is imported. `tests/engine/test_startup.py` has real starts.
@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import gc
 import json
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -54,10 +55,28 @@ class _Server:
         self._socket, self._wait = orders, wait
         self._lock = threading.Lock()
 
-    def start(self, order: dict[str, Any], files: list[int]) -> int:
+    def start(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        folder: str,
+        standard: Sequence[int],
+        passed: Iterable[Any],
+        session: bool = False,
+    ) -> int:
         """Start a process with these files as its standard input, output and error, and others. Returns its id."""
+        files = sorted(map(int, passed))
+        order = {
+            "arguments": arguments,
+            "environment": environment,
+            "folder": folder,
+            "files": [0, 1, 2, *files],
+            "session": session,
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+            "ignored": [int(n) for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) == signal.SIG_IGN],
+        }
         with self._lock, _adopting():
-            socket.send_fds(self._socket, [json.dumps(order).encode()], files)
+            socket.send_fds(self._socket, [json.dumps(order).encode()], [*standard, *files])
             return int(self._socket.recv(64))
 
     def end(self) -> None:
@@ -97,6 +116,7 @@ def _forked_server(files: list[int]) -> _Server | Callable[[], None]:
 
 
 _PLAIN = subprocess.Popen
+_PLAIN_SPAWN = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
 # By what their libraries have read. The explorer's models have an environment of their own.
 _usual: list[dict[str, str]] = []
 _servers: dict[frozenset[tuple[str, str]], _Server] = {}
@@ -134,24 +154,27 @@ class WarmPopen(_PLAIN):  # type: ignore[type-arg]
             server = _server_for(environment)
         if server is None or program is None:
             return super()._execute_child(args, executable, preexec_fn, close_fds, *others)
-        passed = sorted(map(int, given["pass_fds"]))
         standard = [
             own if file == -1 else file
             for own, file in enumerate((given["p2cread"], given["c2pwrite"], given["errwrite"]))
         ]
-        order = {
-            "arguments": program,
-            "environment": dict(environment),
-            "folder": os.fspath(given["cwd"] or os.getcwd()),  # noqa: PTH109
-            "files": [0, 1, 2, *passed],
-            "session": given["start_new_session"],
-            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
-            "ignored": [int(n) for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) == signal.SIG_IGN],
-        }
-        self.pid = server.start(order, [*standard, *passed])
+        folder = os.fspath(given["cwd"] or os.getcwd())  # noqa: PTH109
+        self.pid = server.start(
+            program, dict(environment), folder, standard, given["pass_fds"], given["start_new_session"]
+        )
         self._child_created = True
         pipes = (given["p2cread"], given["p2cwrite"], given["c2pread"], given["c2pwrite"])
         self._close_pipe_fds(*pipes, given["errread"], given["errwrite"])  # type: ignore[attr-defined]
+
+
+def _spawn(path: Any, arguments: Any, passed: Any) -> int:
+    """`multiprocessing.util.spawnv_passfds`, which forks the warm process for the processes of a pool."""
+    words = [os.fsdecode(word) for word in arguments]
+    if words[:2] == [os.fsdecode(path), "-c"] and "spawn_main" in words[2]:
+        server = _server_for(os.environ)
+        if server is not None:
+            return server.start(words[1:], dict(os.environ), os.getcwd(), (0, 1, 2), passed)  # noqa: PTH109
+    return _PLAIN_SPAWN(path, arguments, passed)
 
 
 def _usual_environments() -> list[frozenset[tuple[str, str]]]:
@@ -195,6 +218,7 @@ def warm_processes() -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", WarmPopen)
+        patch.setattr(multiprocessing.util, "spawnv_passfds", _spawn)
         with suppress(ImportError):
             patch.setattr(import_module("jupyter_client.launcher"), "Popen", WarmPopen)
         _usual.append(dict(os.environ))

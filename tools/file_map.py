@@ -26,6 +26,7 @@ ORDER = (
     "member_names",
     "head_names",
     "config",
+    "ray_settings",
     "io",
     "frames",
     "plots",

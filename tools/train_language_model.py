@@ -28,7 +28,7 @@ from headspan.describe.asked.questions import QUESTIONS, prompt
 from headspan.world.parts import EMPTY, NON_VISUAL, parts_of
 from headspan.world.sentences import read_sentence, sentences
 from headspan.world.stream import Stream
-from tools.language_answers import NAMED_SHARE, Answered, answered, class_names, held_out
+from tools.language_answers import Answered, answered, class_names, held_out
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 # Parts of the keys of random streams.
@@ -43,24 +43,21 @@ _IGNORED = -100
 class Recipe:
     """Settings of a training run; each is a flag of the command."""
 
-    steps: int = 600
-    batch_size: int = 64
+    steps: int = 3000
+    # Small batches: the model learns late to look the class up in the question, and that takes steps, not examples.
+    batch_size: int = 32
     learning_rate: float = 2e-3
-    warmup: int = 40
-    # From the first to the second step, all answers with another value name their class. The model learns late to look
-    # the class up in the question, and learns it faster if this always helps.
-    named_from: int = 200
-    named_until: int = 424
+    warmup: int = 100
     # The part of all steps in which the rate falls.
-    decay: float = 0.4
+    decay: float = 0.6
     weight_decay: float = 0.05
     width: int = 192
     inner_width: int = 512
     layers: int = 5
     heads: int = 6
-    evaluate_every: int = 50
+    evaluate_every: int = 250
     # Held-out answers that perplexity is measured on, and samples that are checked against the grammar.
-    evaluated: int = 128
+    evaluated: int = 256
     seed: int = 0
 
 
@@ -177,9 +174,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 def _pool(recipe: Recipe, number: int) -> list[list[Answered]]:
     """The batches of one pool in random order, each of answers of similar length."""
     stream = Stream(recipe.seed, _TRAINING, number)
-    step = number * _POOLED_BATCHES
-    share = 1.0 if recipe.named_from <= step < recipe.named_until else NAMED_SHARE
-    drawn = [answered(stream, named_share=share) for _ in range(_POOLED_BATCHES * recipe.batch_size)]
+    drawn = [answered(stream) for _ in range(_POOLED_BATCHES * recipe.batch_size)]
     drawn.sort(key=lambda each: len(each.prompt.split()) + len(each.answer.text.split()))
     starts = stream.sample(range(0, len(drawn), recipe.batch_size), _POOLED_BATCHES)
     return [drawn[start : start + recipe.batch_size] for start in starts]

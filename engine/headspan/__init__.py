@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headspan.loading.as_webdataset import as_webdataset
     from headspan.loading.torch_dataset import torch_dataset
     from headspan.originals.read_pictures import read_pictures
+    from headspan.ray_settings import Ray
     from headspan.report.collect import write_report
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
@@ -59,6 +60,7 @@ _MODULES = {
     "repair": "calls",
     "verify": "calls",
     "PrecomputeSettings": "config",
+    "Ray": "ray_settings",
     "HeadspanError": "errors",
     "write_report": "report.collect",
     "read_pictures": "originals.read_pictures",
@@ -86,6 +88,7 @@ __all__ = [
     "HeadspanError",
     "Pool",
     "PrecomputeSettings",
+    "Ray",
     "Repaired",
     "Store",
     "StoreInfo",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from headspan.events import Listener
     from headspan.head_names import Head
+    from headspan.ray_settings import Ray
     from headspan.run.repair import Repaired
     from headspan.run.summary import Summary
     from headspan.run.verify import Verdict
@@ -56,6 +57,7 @@ def precompute(
     allow_pipe: bool = False,
     max_bad: str | int | None = None,
     in_flight_bytes: int | None = None,
+    executor: Ray | None = None,
     on_progress: Listener | None = None,
 ) -> Summary:
     """Stream shards of images through an image encoder into a store. Needs torch.
@@ -91,6 +93,7 @@ def precompute(
         allow_pipe: Run shards that are `pipe:` commands.
         max_bad: Stop when more images than this cannot be used: a number, or a share such as `1%`; None for no limit.
         in_flight_bytes: Bytes of memory for images in flight, for each device; None for a size that suits the device.
+        executor: `headspan.Ray(…)` to compute on the nodes of a Ray cluster; None to compute on this machine.
         on_progress: Called with a `headspan.events.Progress` as the work advances.
 
     Returns:
@@ -100,14 +103,14 @@ def precompute(
         HeadspanError: If a shard, the model, an argument or the disk prevents the run, or too many images are bad.
             Committed units stay valid.
     """
-    given = {name: value for name, value in locals().items() if name != "on_progress"}
+    given = {name: value for name, value in locals().items() if name not in ("executor", "on_progress")}
 
     from headspan.config import PrecomputeSettings
     from headspan.events import ignore
     from headspan.run.precompute import precompute as run
 
     settings = PrecomputeSettings.from_dict({**given, "out": str(out)})
-    return run(settings, on_progress or ignore)
+    return run(settings, on_progress or ignore, executor=executor)
 
 
 def verify(

@@ -440,6 +440,48 @@ def test_descriptions_that_the_context_cuts_are_counted(reward: Reward, tmp_path
     assert 0 < found.log["cut"][0] < 1
 
 
+def test_sampling_adds_the_adapter_to_the_weights_and_puts_the_very_same_weights_back(language_model: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from headspan.describe.training.trainers import merged
+
+    with silent(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = get_peft_model(load_language_model(language_model)[0], LoraConfig(target_modules="all-linear")).eval()
+        for name, each in model.named_parameters():
+            if "lora_B" in name:
+                each.data.normal_(std=0.3)
+        before = {name: each.clone() for name, each in model.state_dict().items()}
+        ids = torch.arange(4)[None]
+        with torch.no_grad():
+            expected = model(input_ids=ids).logits
+            with merged(model):
+                found = model(input_ids=ids).logits
+                plain = [name for name, each in model.state_dict().items() if not torch.equal(each, before[name])]
+        assert plain, "no weight was changed within the block"
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+        with torch.no_grad():
+            assert torch.equal(model(input_ids=ids).logits, expected)
+
+
+def test_the_rate_is_constant_and_falls_to_0_in_the_part_of_the_steps_that_decay_names() -> None:
+    from transformers import get_scheduler
+
+    from headspan.describe.training.trainers import schedule
+
+    for decay, expected in ((0.0, [1.0] * 8), (0.5, [1.0] * 4 + [1.0, 0.75, 0.5, 0.25])):
+        how = schedule(TrainingSettings(steps=8, decay=decay))
+        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        rates = get_scheduler(how["lr_scheduler_type"], optimiser, 0, 8, how.get("lr_scheduler_kwargs"))
+        found = []
+        for _ in range(8):
+            found.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            rates.step()
+        assert found == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -448,6 +490,8 @@ def test_descriptions_that_the_context_cuts_are_counted(reward: Reward, tmp_path
         ({"beta": float("nan")}, "beta is nan, but must be 0 or more"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"lr": 0.0}, "lr is 0.0, but must be above 0"),
+        ({"decay": 1.5}, "decay is 1.5, but must be a share from 0 to 1"),
+        ({"adam_beta2": 1.0}, "adam_beta2 is 1.0, but must be at least 0 and below 1"),
         ({"dropout": 1.0}, "dropout is 1.0, but must be a share from 0 to below 1"),
         ({"generations": 1}, "generations is 1, but a description is compared with others of its prompt"),
         ({"generations": 5}, "generations is 5 and batch 32, but a batch must be a multiple of it"),

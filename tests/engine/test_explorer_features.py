@@ -71,7 +71,13 @@ def client(path: Path) -> TestClient:
 def run(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the run `hand`."""
     group = zarr.open_group(path / "features" / "hand", mode="r")
-    return {name: np.asarray(group[name][...]) for name in group.array_keys()}
+    found = {name: np.asarray(group[name][...]) for name in group.array_keys()}
+    # Images are saved as rows of the plan.
+    shown = hs.open(path).rows.tolist()
+    for name in ("top_image", "top_caption"):
+        rows = found.pop(f"{name}_rows")
+        found[f"{name}s"] = np.array([[shown.index(row) if row >= 0 else -1 for row in each] for each in rows.tolist()])
+    return found
 
 
 def ask(client: TestClient, place: str = "", **parameters: Any) -> Any:

@@ -17,10 +17,13 @@ import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import StoreError
 from headspan.features.pairs.space import HEADS, Space
-from headspan.features.saved import read_scores, save_scores
+from headspan.features.saved import read_scores, save_scores, settings_of
 from headspan.features.scores.result import FeatureScores
 from headspan.store.kept_runs import list_runs
+from headspan.store.result_values import arrays_of
+from headspan.store.results import load
 from headspan.store.write.removal import remove_runs
+from headspan.store.write.save_result import save_result
 from headspan.texts.stored import EmbeddedPool, keep_vectors
 from tests.engine.hand_made_features import hand_made_scores
 
@@ -54,6 +57,35 @@ def test_scores_come_back_as_they_were_saved_with_nan_and_the_space(toy_copy: Pa
         _same(scores, read_scores(toy_copy, scores.run))
     with pytest.raises(StoreError, match=r"has the features runs hand, heads; name one with --run, in Python with run"):
         read_scores(store)
+
+
+def test_top_images_stay_the_same_images_when_the_store_shows_others(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    scores = save_scores(store, _scores(store))
+    there = scores.top_images >= 0
+    rows = store.rows[scores.top_images[there]]
+    # Rows that could not be used come and go, as unfinished rows do.
+    all_rows = hs.open(toy_copy, include_failed=True)
+    assert len(all_rows.rows) > store.images
+    found = read_scores(all_rows)
+    assert ((found.top_images >= 0) == there).all()
+    assert (all_rows.rows[found.top_images[there]] == rows).all()
+    assert (found.top_images != scores.top_images).any()
+    with pytest.raises(StoreError, match=r"images, but hand names image 999; save scores with the store that they are"):
+        save_scores(store, replace(scores, top_images=np.full_like(scores.top_images, 999)), overwrite=True)
+
+
+def test_a_run_of_an_earlier_version_that_holds_indices_opens_and_gains_names(toy_copy: Path) -> None:
+    store = hs.open(toy_copy)
+    scores = _scores(store)
+    save_result(store, "features", "hand", scores, arrays_of(scores), settings_of(scores))
+    assert "top_images" in load(store, "features", "hand")[0]
+    _same(scores, read_scores(store))
+    vectors = np.eye(3, store.joint, dtype=np.float32)
+    pool = keep_vectors(store, EmbeddedPool(POOL, vectors, None))
+    named = replace(scores, names=(("a cat",),) * 9, name_cosines=np.full((9, 1), 0.5, np.float32), name_pool=pool)
+    save_scores(store, named)
+    _same(named, read_scores(store))
 
 
 def test_the_same_scores_are_saved_again_without_change_and_others_are_refused(toy_copy: Path) -> None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from safetensors.torch import load_file
 import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import HeadspanError, SettingsError, StoreError
-from headspan.events import Progress
+from headspan.events import NOTE, Progress
 from headspan.features import Dictionary, Pairs, open_dictionary, open_pairs, train
 from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.training import files
@@ -259,9 +261,39 @@ def test_features_of_heads_are_learned_without_texts(store: hs.Store, tmp_path: 
 
 def test_a_loss_that_is_no_number_ends_the_training_in_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
     with pytest.raises(
-        SettingsError, match=r"the loss is (nan|inf) after \d+ steps?; choose a smaller --lr than 1e\+30"
+        SettingsError, match=r"the loss is (nan|inf) after \d+ steps?, so nothing was kept; choose a smaller --lr than"
     ):
         train(pairs, tmp_path / "d", "topk", **{**SETTINGS, "lr": 1e30, "clip": 0.0})
+    assert not (tmp_path / "d").exists()
+    train(pairs, tmp_path / "d", "topk", **SETTINGS)
+
+
+def test_a_second_process_says_that_it_waits_and_then_finds_the_dictionary(pairs: Pairs, tmp_path: Path) -> None:
+    """Locks are of open files, so a second opening in this process stands for another process."""
+    notes: list[str] = []
+    waiting = Event()
+
+    def said(event: Progress) -> None:
+        if event.stage == NOTE and "another process" in event.note:
+            notes.append(event.note)
+            waiting.set()
+
+    def second() -> Dictionary:
+        return train(pairs, tmp_path / "d", on_progress=said, **SETTINGS)
+
+    with ThreadPoolExecutor(1) as threads:
+        waiter: list[Future[Dictionary]] = []
+
+        def first(event: Progress) -> None:
+            if event.stage == "training" and event.done == 2:
+                waiter.append(threads.submit(second))
+                assert waiting.wait(30)
+
+        found = train(pairs, tmp_path / "d", on_progress=first, **SETTINGS)
+        assert waiter[0].result(30).sha256 == found.sha256
+    assert notes == [
+        f"another process is training into {tmp_path / 'd'}; waiting until it has finished (Ctrl-C leaves it alone)"
+    ]
 
 
 def test_the_rate_rises_stays_and_falls() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,28 +15,23 @@ import headspan as hs
 from headspan.run.verify import verify
 from tests.conftest import image_members, relative_files, write_tar
 from tests.engine.image_sources import SOURCES, TINY, write_sources
+from tests.engine.kill_checks import InBucket, KilledRuns, OnDisk, check_kill, chosen_kills, killed_runs
+from tests.s3_server import Server, serving
 
-IMAGES, UNIT_IMAGES = 7, 2
+UNIT_IMAGES = 2
 AT_STEPS, AT_RANDOM = 24, 8
-
-
-class KilledRuns:
-    """The running program tests/killed_runs.py."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def run(self, out: Path, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"out": str(out), **order}) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
+IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM = 52, 8
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
+def server() -> Iterator[Server]:
+    """A server of S3, whose faults each test sets."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def runs(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
     folder = tmp_path_factory.mktemp("killed")
     config = folder / "headspan-tiny.json"
     config.write_text(json.dumps(TINY))
@@ -57,16 +49,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledRuns]:
         "workers": 2,
         "unit_images": UNIT_IMAGES,
     }
-    command = [sys.executable, "-m", "tests.killed_runs"]
-    # Forked children do not have the threads of libraries, and would wait for them forever.
-    alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(settings) + "\n")
-        process.stdin.flush()
-        yield KilledRuns(process)
-        process.stdin.close()
-        assert process.wait() == 0
+    # In the environment in which it finds the server.
+    with killed_runs(settings) as program:
+        yield program
 
 
 @pytest.fixture(scope="module")
@@ -78,48 +63,21 @@ def whole(runs: KilledRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, done
 
 
+@pytest.fixture(scope="module")
+def reference(whole: tuple[Path, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The values of its row arrays."""
+    return {name: np.asarray(array[...]) for name, array in hs.open(whole[0]).contents.row_arrays()}
+
+
 def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_store_and_repeats_only_units_in_flight(
-    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], tmp_path: Path
+    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     path, done = whole
-    wanted, arrays = relative_files(path), dict(hs.open(path, include_failed=True).contents.row_arrays())
-    reference = {name: np.asarray(array[...]) for name, array in arrays.items()}
-    draw = random.Random(0)
-    steps = done["steps"]
-    # The first and last of every kind of step, and others at random.
-    first = {steps.index(kind) for kind in set(steps)}
-    last = {len(steps) - 1 - steps[::-1].index(kind) for kind in set(steps)}
-    chosen = sorted(first | last)
-    chosen += draw.sample(sorted(set(range(len(steps))) - set(chosen)), max(0, AT_STEPS - len(chosen)))
-    orders: list[dict[str, Any]] = [{"last": step} for step in chosen]
-    orders += [{"after": draw.uniform(0, done["seconds"])} for _ in range(AT_RANDOM)]
-    kills = 0
-    for number, order in enumerate(orders):
-        out = tmp_path / str(number) / "run.zarr"
-        out.parent.mkdir()
-        killed = runs.run(out, **order)
-        # On a machine that has become faster, a run may end before the moment that was drawn for it.
-        assert killed["status"] == -9 or "after" in order
-        kills += killed["status"] == -9
-        committed: set[int] = set()
-        if out.exists():
-            # Committed rows are complete and correct, before the run is resumed.
-            store = hs.open(out, include_failed=True)
-            committed = {
-                row
-                for record in store.contents.records
-                for row in range(record.first_row, record.first_row + record.rows)
-            }
-            for name, array in store.contents.row_arrays():
-                rows = sorted(committed)
-                assert np.asarray(array[...])[rows].tobytes() == reference[name][rows].tobytes(), (order, name)
-        again = runs.run(out)
-        assert again["status"] == 0, order
-        assert relative_files(out) == wanted, (order, sorted(set(relative_files(out)) ^ set(wanted)))
-        assert [entry.name for entry in out.parent.iterdir()] == ["run.zarr"], order
-        assert not committed & set(again["rows"]), order
-        assert sorted({*killed["rows"], *again["rows"]}) == list(range(IMAGES)), order
-        assert len(set(again["rows"])) == len(again["rows"]), order
+    place, wanted, kills = OnDisk(tmp_path), relative_files(path), 0
+    for number, order in enumerate(chosen_kills(done["steps"], done["seconds"], AT_STEPS, AT_RANDOM)):
+        out = place.new(str(number))
+        kills += check_kill(runs, out, place, order, wanted, reference)
+        assert place.beside(out) == ["run.zarr"], order
     assert kills > AT_STEPS
     assert verify(hs.open(out)).problems == ()
 
@@ -174,3 +132,90 @@ def test_a_run_over_any_kind_of_source_is_killed_and_resumed_to_the_same_bytes(
         again = runs.run(out, processes=processes, **order)
         assert again["status"] == 0
         assert relative_files(out) == wanted, last
+
+
+def some_faults(seed: int) -> Any:
+    """A server that is busy, slow and cut off now and then, and whose answers are sometimes lost."""
+    draw = random.Random(seed)
+    return lambda request: draw.choices((None, "busy", "lost", "cut", "half", 0.05), (90, 2, 2, 2, 2, 2))[0]
+
+
+def in_bucket(runs: KilledRuns, place: InBucket, name: str, **order: Any) -> dict[str, Any]:
+    """The answer about a run that writes a store in a bucket."""
+    return runs.run(place.new(name), **order)
+
+
+def check_kills_in_bucket(
+    runs: KilledRuns,
+    server: Server,
+    whole: Path,
+    reference: dict[str, np.ndarray],
+    kills: tuple[int, int] | list[dict[str, Any]],
+) -> int:
+    """Kill runs that write to the bucket, with faults, and resume them. Returns how many were killed.
+
+    Their stores equal the one on disk, object by object. The pages before it describe `kills`.
+    """
+    wanted, place = relative_files(whole), InBucket(server, "killed")
+    done = in_bucket(runs, place, "whole")
+    assert done["status"] == 0
+    assert place.files(place.new("whole")) == wanted
+    orders = kills if isinstance(kills, list) else chosen_kills(done["steps"], done["seconds"], *kills)
+    count = 0
+    for number, order in enumerate(orders):
+        server.faults.fault = some_faults(number)
+        try:
+            out = place.new(str(number))
+            count += check_kill(runs, out, place, order, wanted, reference)
+            # Uploads that the killed process left unfinished are removed by whoever opens the store an hour later.
+            assert runs.run(out)["status"] == 0
+            assert place.beside(out) == ["run.zarr"], order
+        finally:
+            server.faults.fault = lambda request: None
+    return count
+
+
+def test_a_run_killed_while_it_writes_to_a_bucket_is_resumed_to_the_store_on_disk(
+    runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray]
+) -> None:
+    # While the plan is copied, and while a unit is.
+    assert check_kills_in_bucket(runs, server, whole[0], reference, [{"last": 470}, {"last": 800}]) == 2
+    assert server.faults.injected["lost"]
+
+
+@pytest.mark.full_size
+def test_a_run_killed_at_any_moment_while_it_writes_to_a_bucket_is_resumed_to_the_store_on_disk(
+    runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray]
+) -> None:
+    kills = check_kills_in_bucket(runs, server, whole[0], reference, (IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM))
+    assert kills > IN_BUCKET_AT_STEPS
+    assert all(server.faults.injected[fault] for fault in ("busy", "lost", "cut", "half", "slow"))
+
+
+@pytest.mark.full_size
+def test_several_processes_on_one_store_in_a_bucket_give_the_store_on_disk(
+    runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    place = InBucket(server, "several")
+    for number in range(4):
+        server.faults.fault = some_faults(number)
+        out = place.new(str(number))
+        done = runs.run(out, writers=3)
+        server.faults.fault = lambda request: None
+        assert done["status"] == 0
+        assert place.files(out) == relative_files(whole[0])
+
+
+@pytest.mark.full_size
+def test_one_of_several_processes_in_a_bucket_is_killed_and_the_others_finish(
+    runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    place = InBucket(server, "one-of-several")
+    for number, after in enumerate((0.5, 1.5, 3.0)):
+        out = place.new(str(number))
+        assert runs.run(out, writers=3, after=after)["status"] in (0, -9)
+        place.wait_for_death()
+        assert runs.run(out)["status"] == 0
+        place.wait_for_death()
+        assert runs.run(out)["status"] == 0
+        assert place.files(out) == relative_files(whole[0])

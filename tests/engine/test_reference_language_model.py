@@ -14,13 +14,13 @@ from headspan.describe.policy.identity import language_model_sha256
 from headspan.describe.policy.load import load_language_model
 from headspan.describe.policy.policy import Policy, open_policy
 from headspan.describe.policy.reference import REFERENCE, REFERENCE_FOLDER
+from headspan.world.parts import parts_of
 from headspan.world.sentences import read_sentence, sentences
 from tools.language_answers import class_names
 from tools.train_language_model import Recipe, build_tokenizer, evaluate, train
 
 TOY = Recipe(
     steps=4, batch_size=3, warmup=2, width=12, inner_width=16, layers=1, heads=2, evaluate_every=2, evaluated=3,
-    named_from=0, named_until=1,
 )  # fmt: skip
 
 
@@ -45,10 +45,13 @@ def test_the_model_is_small_and_knows_every_word_of_questions_classes_and_senten
 def test_sampled_answers_are_sentences_of_the_grammar_and_end_by_themselves(policy: Policy) -> None:
     prompts = [prompt(question, name) for question in QUESTIONS for name in ("star", "circle", "red", "sketch")]
     written = policy.write(prompts, seed=3)
-    # The card says 92 %; 100 samples of that share have a standard deviation of 0.027.
-    assert sum(read_sentence(each.text) is not None for each in written) >= 80
+    # The card says 95 %, and that 85 % name the class; 100 samples have standard deviations of 0.022 and 0.036.
+    assert sum(read_sentence(each.text) is not None for each in written) >= 86
+    names = ("star", "circle", "red", "sketch") * len(QUESTIONS)
+    named = [name in {part.value for part in parts_of(each.text)} for name, each in zip(names, written, strict=True)]
+    assert sum(named) >= 70
     assert all(each.ended for each in written)
-    assert len({each.text for each in written}) > 80
+    assert len({each.text for each in written}) > 70
 
 
 def test_the_card_and_the_log_tell_what_the_shipped_model_measures(policy: Policy) -> None:

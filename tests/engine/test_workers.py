@@ -31,9 +31,9 @@ from headspan.store import commit_records
 from headspan.store.commit_records import UnitRecord
 from headspan.store.moments_file import MergedMoments
 from headspan.store.schema import FORMAT
+from headspan.store.worker_states import other_workers
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import other_workers
 from tests.conftest import relative_files
 
 IMAGES, UNIT_IMAGES, UNITS = 11, 2, 6
@@ -348,7 +348,8 @@ def test_units_in_flight_in_a_living_writer_come_last(planned: Path, tmp_path: P
         live._log.took(0)
         live._log.took(1)
         assert [writer.alive for writer in other_workers(LocalStorage(path))] == [True]
-        assert order_of(path) == [2, 3, 4, 5, 1, 0]
+        # From the end, where the other worker comes last.
+        assert order_of(path) == [5, 4, 3, 2, 1, 0]
 
 
 def test_a_read_only_disk_is_refused_before_any_work(

@@ -9,6 +9,7 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import shards_flag
 from headspan.cli.terminal import OUT, say, tell
 from headspan.errors import SettingsError
+from headspan.io.disk_blocks import MOST_BYTES
 
 
 def add_explore(section: Section) -> None:
@@ -20,7 +21,7 @@ def add_explore(section: Section) -> None:
         "Prints the address of the page, and serves it until Ctrl-C. Nothing is written to the stores. The page and "
         "its HTTP API need the extra: pip install 'headspan[explore]'.",
     )
-    command.add_argument("stores", nargs="+", metavar="STORE", help="the stores, folders such as run.zarr")
+    command.add_argument("stores", nargs="+", metavar="STORE", help="the stores, folders or s3://bucket/run.zarr")
     address = command.add_argument_group("address")
     address.add_argument("--port", type=int, metavar="N", help="the port (default: the first free one from 8000)")
     address.add_argument(
@@ -49,6 +50,15 @@ def add_explore(section: Section) -> None:
         "--download", action="store_true", help="fetch weights that the stores name and this machine does not have"
     )
     shards_flag(sources)
+    buckets = command.add_argument_group("stores in buckets")
+    buckets.add_argument(
+        "--cache-gb",
+        type=float,
+        default=MOST_BYTES / 2**30,
+        metavar="GB",
+        help="how much of them is kept in the user's cache folder on disk, those parts that were used last "
+        "(default: %(default)g; 0 keeps none)",
+    )
 
 
 def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -60,6 +70,9 @@ def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         raise SettingsError(
             f"explore needs the package {error.name}; install it with pip install 'headspan[explore]'"
         ) from error
+
+    if not flags.cache_gb >= 0:
+        raise SettingsError(f"--cache-gb {flags.cache_gb:g}: give gigabytes, 0 or more")
 
     def on_ready(address: str) -> None:
         if not is_local(flags.host):
@@ -78,6 +91,7 @@ def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         weights=flags.weights,
         shards=flags.shards,
         download=flags.download,
+        cache_bytes=int(flags.cache_gb * 2**30),
         allowed_hosts=flags.allow_host,
         on_ready=on_ready,
     )

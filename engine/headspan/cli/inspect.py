@@ -29,6 +29,9 @@ def add_inspect(section: Section) -> None:
     about.add_argument(
         "--heads", action="store_true", help="show how much every layer and head adds to the embeddings' variance"
     )
+    about.add_argument(
+        "--watch", action="store_true", help="show who computes the store, how fast and what is left, until it is done"
+    )
     lists = about.add_argument_group("lists (on each line: row, key, shard and reason)")
     lists.add_argument("--bad", action="store_true", help="list the images that could not be used")
     lists.add_argument(
@@ -94,6 +97,8 @@ def _models(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
+    if flags.watch:
+        return _watch(flags)
     if flags.heads:
         from headspan.cli.magnitudes import print_magnitudes
 
@@ -118,6 +123,16 @@ def _info(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _watch(flags: argparse.Namespace) -> int:
+    from headspan.cli.watch import watch
+
+    for name in ("heads", "bad", "notes"):
+        if getattr(flags, name):
+            raise SettingsError(f"--watch and --{name}: give each in a command of its own")
+    watch(flags.store)
     return 0
 
 

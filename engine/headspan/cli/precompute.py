@@ -10,8 +10,9 @@ from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
 from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
-from headspan.errors import counted, percent
+from headspan.errors import SettingsError, counted, percent
 from headspan.escapes import shell_command
+from headspan.ray_settings import Ray
 from headspan.run.summary import Summary
 from headspan.store.commit_records import NOT_FINITE
 from headspan.store.reader import Store
@@ -148,6 +149,26 @@ def add_precompute(section: Section) -> None:
         help="threads or processes that decode images, for each device (default: about one per core, shared "
         "by the devices)",
     )
+    computation.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="compute on a Ray cluster, whose head is at HOST:PORT (default: the cluster of RAY_ADDRESS, else one that "
+        "runs here, else one of this machine alone, for this run)",
+    )
+    computation.add_argument(
+        "--ray-cpus",
+        type=int,
+        metavar="N",
+        help="cores of each worker (default: an equal share for each GPU; on CPUs as many as torch has threads here)",
+    )
+    computation.add_argument(
+        "--ray-workers",
+        type=int,
+        metavar="N",
+        help="at most this many workers (default: as many as the cluster has room for, one for each GPU)",
+    )
 
 
 def _number_or_word(text: str) -> int | str:
@@ -165,7 +186,7 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
     names = {field.name for field in fields(PrecomputeSettings)}
     given = {name: value for name, value in vars(flags).items() if name in names and value is not None}
-    summary = precompute(PrecomputeSettings.from_dict(given), progress)
+    summary = precompute(PrecomputeSettings.from_dict(given), progress, executor=_executor(flags))
     progress.close()
     print_summary(summary)
     store = Store(summary.path)
@@ -177,6 +198,16 @@ def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         )
         return 1
     return 1 if summary.quarantined else 0
+
+
+def _executor(flags: argparse.Namespace) -> Ray | None:
+    """The executor that the flags name; None for this machine."""
+    if flags.ray is not None:
+        return Ray(flags.ray or None, flags.ray_cpus, flags.ray_workers)
+    for name in ("ray_cpus", "ray_workers"):
+        if getattr(flags, name) is not None:
+            raise SettingsError(f"--{name.replace('_', '-')} is for runs on a Ray cluster; add --ray, or leave it out")
+    return None
 
 
 def print_summary(summary: Summary) -> None:

@@ -10,7 +10,7 @@ Flags = argparse._ActionsContainer
 
 def store_argument(flags: Flags) -> None:
     """The store that a command reads."""
-    flags.add_argument("store", help="the store, a folder such as run.zarr")
+    flags.add_argument("store", help="the store, a folder such as run.zarr or s3://bucket/run.zarr")
 
 
 def pipe_flag(flags: Flags) -> None:

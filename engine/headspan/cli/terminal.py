@@ -8,7 +8,9 @@ reports the loss in one sentence; after a closed pipe it reports nothing, since 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
@@ -89,6 +91,21 @@ def say(line: str = "") -> None:
 def say_row(*cells: object) -> None:
     """Print one line of cells, separated by tabs; tabs within a cell are escaped."""
     OUT.write("\t".join(escaped(str(cell)) for cell in cells) + "\n")
+
+
+def redraw(lines: Sequence[str]) -> None:
+    """Print lines that replace those of the last call on a terminal; elsewhere they follow them, after an empty line.
+
+    On a terminal each line is cut to its width, so that a screen stays one screen.
+    """
+    texts = [escaped(line) for line in lines]
+    if OUT.isatty():
+        width = shutil.get_terminal_size().columns
+        # To the top left corner; the rest of each line and of the screen is cleared.
+        OUT.write("\x1b[H" + "".join(f"{text[:width]}\x1b[K\n" for text in texts) + "\x1b[J")
+    else:
+        OUT.write("\n".join(texts) + "\n\n")
+    OUT.flush()
 
 
 def tell(line: str) -> None:

@@ -71,14 +71,19 @@ def top_samples(
         caption_lines(*given) for given in zip(table["caption"].to_pylist(), table["metadata"].to_pylist(), strict=True)
     ]
     keys = dict(zip(wanted.tolist(), table["key"].to_pylist(), strict=True))
-    first = {image: each[0] if each else None for image, each in zip(wanted.tolist(), lines, strict=True)}
+    own_lines = dict(zip(wanted.tolist(), lines, strict=True))
+    first = {image: each[0] if each else None for image, each in own_lines.items()}
     several = {image for image, each in zip(wanted.tolist(), lines, strict=True) if len(each) > 1}
     exact = _exact_texts(store, scores, rows, several)
     found = []
     for row, own, of_texts in zip(rows, images, captions, strict=True):
         texts: dict[str, TopCaption] = {}
         for place, (image, code) in enumerate(of_texts):
-            text = exact.get((row, place), first[image]) or ""
+            text = exact.get((row, place))
+            # Captions are numbered anew when an unfinished store grows.
+            if text not in own_lines[image]:
+                text = first[image]
+            text = text or ""
             before = texts.get(text)
             # The first of equal captions has the largest code.
             texts[text] = (

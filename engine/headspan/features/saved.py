@@ -1,7 +1,8 @@
 """Scores of features as a store holds them, as the run `features/<run>`: saving them, and reading them without torch.
 
 Every array of the scores is an array of the run, and everything else a setting. Captions are not copied: top captions
-are image indices, as top images are, and the samples of the store hold their text.
+are images, as top images are, and the samples of the store hold their text. Images are saved as rows of the store's
+plan, because their indices change when an unfinished store grows; runs of earlier versions hold indices.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
@@ -26,6 +28,8 @@ from headspan.store.write.save_result import save_result
 KIND = "features"
 # What identifies the run rather than being part of it.
 _ABOUT_RUN = ("run", "lineage")
+# Arrays of image indices, and what arrays of their rows are called.
+_ROWS_OF = {"top_images": "top_image_rows", "top_captions": "top_caption_rows"}
 _WORDS = ("dictionary", "dictionary_sha256", "learner", "judge", "name_pool")
 
 
@@ -40,7 +44,7 @@ def save_scores(
     """
     results.check_run(scores.run)
     return save_result(
-        *(store, KIND, scores.run, scores, arrays_of(scores), settings_of(scores), _sources(store, scores)),
+        *(store, KIND, scores.run, scores, _with_rows(store, scores), settings_of(scores), _sources(store, scores)),
         overwrite=overwrite,
         on_progress=on_progress,
     )
@@ -56,6 +60,7 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
     arrays, settings = results.load(store, KIND, run)
     with results.as_written(store, KIND, run):
         known = {each.name for each in fields(FeatureScores)}
+        arrays |= {name: _indices(store, arrays[rows]) for name, rows in _ROWS_OF.items() if rows in arrays}
         found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
         for of, names in ((int, ("pairs", "seed")), (str, _WORDS)):
             found |= {name: of(settings[name]) for name in names if name in settings}
@@ -86,6 +91,33 @@ def settings_of(scores: FeatureScores) -> dict[str, Any]:
             found[each.name] = value
     # Always there, even if no similarity was measured.
     return {"similarity_sizes": (), **found}
+
+
+def _with_rows(store: Store, scores: FeatureScores) -> dict[str, results.Named]:
+    """The arrays of scores, with the rows of images instead of their indices; -1 where there is none."""
+    found = arrays_of(scores)
+    # A run of an earlier version stays the same run when it gains names.
+    earlier = results.load(store, KIND, scores.run)[0] if results.sound(store, KIND, scores.run) else {}
+    for name, rows in _ROWS_OF.items():
+        images, axes = found[name]
+        if name not in earlier:
+            del found[name]
+        if images.max(initial=-1) >= store.images:
+            raise StoreError(
+                f"{store.path}: has {store.images:,} images, but {scores.run} names image {images.max():,}; save "
+                "scores with the store that they are of"
+            )
+        # The row of image -1 is not used.
+        found[rows] = np.where(images < 0, -1, store.rows[images] if store.images else -1).astype(np.int64), axes
+    return found
+
+
+def _indices(store: Store, rows: Int64[np.ndarray, "feature top"]) -> Int64[np.ndarray, "feature top"]:
+    """The indices of images, given by their rows; -1 where there is none, or the store does not show it."""
+    if not store.images:
+        return np.full(rows.shape, -1, np.int64)
+    places = np.minimum(np.searchsorted(store.rows, rows), store.images - 1)
+    return np.where((rows >= 0) & (store.rows[places] == rows), places, -1).astype(np.int64)
 
 
 def _sources(store: Store, scores: FeatureScores) -> dict[str, Lineage | None]:

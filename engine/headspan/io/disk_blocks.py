@@ -15,6 +15,12 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from headspan.user_paths import cache_folder
+
+# The bound that commands have.
+MOST_BYTES = 10 << 30
+# What is kept, and fetched at least: some numbers of one head or image are as small.
+BLOCK_BYTES = 16 << 10
 # Marks the entry of a block that was written; a file's holes read as zeros.
 _WRITTEN = 1 << 32
 _ENDING = ".blocks"
@@ -22,10 +28,15 @@ _ENDING = ".blocks"
 _MEASURED, _LEFT = 1 / 32, 7 / 8
 
 
-class DiskBlocks:
-    """Blocks of `block_bytes` in `folder`, at most `most_bytes` of them. Threads may share it."""
+def blocks_folder() -> Path:
+    """The folder of blocks in the user's cache. Raises RuntimeError if the user has no home folder."""
+    return cache_folder() / "buckets-1"
 
-    def __init__(self, folder: Path, most_bytes: int, block_bytes: int) -> None:
+
+class DiskBlocks:
+    """Blocks in `folder`, at most `most_bytes` of them. Threads may share it."""
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES, block_bytes: int = BLOCK_BYTES) -> None:
         self.folder, self.most_bytes, self._block_bytes = folder, most_bytes, block_bytes
         # So that the first block that is written measures what earlier processes have left.
         self._unmeasured = float("inf")

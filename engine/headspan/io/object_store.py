@@ -7,7 +7,6 @@ the object is read again, since it tells whose it is.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from headspan.errors import StoreError
 from headspan.io.buckets import ServerClock, client, is_transient, refusals
 from headspan.io.files import new_token
 from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, StagedUpload
-from headspan.io.storage import Checksum
+from headspan.io.storage import UNLIMITED, Checksum
 from headspan.io.unfinished_uploads import end_upload, unfinished_uploads
 
 T = TypeVar("T")
@@ -160,8 +159,12 @@ class ObjectStorage:
         keys = sorted(self.list(source), key=lambda key: (key == f"{source}/zarr.json", key))
         if not keys:
             raise FileNotFoundError(f"{self}/{source}")
-        for key in keys:
-            self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        try:
+            for key in keys:
+                self._copy(key, f"{target}/{key.removeprefix(f'{source}/')}")
+        except BaseException:
+            self.delete_folder(target)
+            raise
         self._delete(keys[::-1])
 
     def folder_age(self, folder: str) -> float:
@@ -173,8 +176,7 @@ class ObjectStorage:
             self._delete(sorted(self.list(folder), key=lambda key: (key != f"{folder}/zarr.json", key)))
 
     def free_bytes(self) -> int:
-        # Buckets have no limit.
-        return sys.maxsize
+        return UNLIMITED
 
     def refuse_unfit(self) -> None:
         """Raise StoreError if this user cannot write here, or if the server does not put objects on condition.

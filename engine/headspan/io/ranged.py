@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from headspan.io.local import LocalStorage
-from headspan.io.passing import PassingStorage
+from headspan.io.remembered import RemembersStorage
 from headspan.io.sparse_files import SparseFiles
 from headspan.io.storage import Storage, total_bytes
 from headspan.io.stores import storage_at
 
 
-class RangedStorage(PassingStorage):
+class RangedStorage(RemembersStorage):
     """The storage `inner`, with parts of its large `files`, which never change, in memory."""
 
     def __init__(self, inner: Storage) -> None:

@@ -21,6 +21,8 @@ from headspan.io.storage import Checksum, Storage
 
 # Requests at once. One is answered after 10 to 100 ms, and brings 50 to 100 MB in a second.
 REQUESTS = 32
+# What a store remembers of all questions, before it forgets everything.
+_KEPT_BYTES = 256 << 20
 
 
 class Remembered(PassingStorage):
@@ -31,6 +33,11 @@ class Remembered(PassingStorage):
         # None for a file that is missing.
         self._files: dict[str, bytes | None] = {}
         self._folders: dict[str, builtins.list[str]] = {}
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the files."""
+        return sum(len(found or b"") for found in list(self._files.values()))
 
     def fetch(self, keys: Iterable[str]) -> None:
         """Read files side by side."""
@@ -81,11 +88,33 @@ class Remembered(PassingStorage):
             return None
 
 
+class RemembersStorage(PassingStorage):
+    """A storage that may remember what all questions have read, for whoever opens the store again if it changes."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self._kept: Remembered | None = None
+        self._remembers = False
+
+    def remember(self) -> None:
+        """Remember what is read from now on, up to `_KEPT_BYTES`."""
+        self._remembers = True
+
+    def question(self) -> Remembered:
+        """What a question reads from."""
+        if not self._remembers:
+            return Remembered(self)
+        if self._kept is None or self._kept.bytes > _KEPT_BYTES:
+            self._kept = Remembered(self)
+        return self._kept
+
+
 def remembered(storage: Storage, keys: Iterable[str] = (), folders: Iterable[str] = ()) -> Storage:
     """The storage for one question, with files and folders in memory that it reads; a local folder as it is."""
     if isinstance(storage, LocalStorage):
         return storage
-    found = storage if isinstance(storage, Remembered) else Remembered(storage)
+    found = storage.question() if isinstance(storage, RemembersStorage) else storage
+    found = found if isinstance(found, Remembered) else Remembered(found)
     found.fetch_lists(folders)
     found.fetch(keys)
     return found

@@ -15,17 +15,17 @@ from concurrent.futures import Future, wait
 
 import numpy as np
 
-from headspan.io.disk_blocks import DiskBlocks
+from headspan.io.disk_blocks import BLOCK_BYTES, DiskBlocks
 from headspan.io.memory import untouched
 from headspan.io.remembered import request_threads
 from headspan.io.storage import Storage
 
-# What is fetched and kept: some numbers of one head or image are as small.
-BLOCK_BYTES = 16 << 10
 # Blocks that are nearer than this are fetched with one request, which takes as long as a megabyte.
 _GAP_BYTES = 128 << 10
 # Longer ranges are divided, so that their parts arrive side by side.
 _REQUEST_BYTES = 8 << 20
+# Smaller files are fetched whole.
+_WHOLE_BYTES = 1 << 20
 # The most bytes of files that stay in memory, of all open stores together.
 MEMORY_BYTES = 512 << 20
 
@@ -130,7 +130,7 @@ class SparseFiles:
     def start(self, key: str, size: int, ranges: Ranges) -> Pending:
         """Begin to fetch the parts `ranges` of a file of `size` bytes, (start, end); those that are there are not."""
         file = self._memory.file(self._storage.token, key, size)
-        wanted = _blocks(file, ranges)
+        wanted = _blocks(file, [(0, size)] if size <= _WHOLE_BYTES else ranges)
         with file.lock:
             absent = wanted[~file.there[wanted]].tolist()
             requests = {file.coming[block] for block in absent if block in file.coming}

@@ -8,9 +8,13 @@ publish the record last. Zarr and pyarrow open the arrays and tables themselves,
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
+_PART_BYTES = 8 << 20
+# What `free_bytes` returns where there is no limit.
+UNLIMITED = sys.maxsize
 # Size in bytes and crc32c.
 Checksum = tuple[int, int]
 
@@ -107,7 +111,15 @@ class Storage(Protocol):
         """Delete a folder with its files, if it exists; errors are ignored."""
 
     def free_bytes(self) -> int:
-        """Return how many bytes can still be written."""
+        """Return how many bytes can still be written; UNLIMITED if there is no limit."""
+
+
+def parts_of(storage: Storage, key: str) -> Iterator[bytes]:
+    """Read a file in parts of 8 MiB."""
+    start, size = 0, storage.size(key) or 0
+    while start < size and (part := storage.get_range(key, start, _PART_BYTES)):
+        yield part
+        start += len(part)
 
 
 def total_bytes(storage: Storage) -> int:

@@ -6,7 +6,9 @@ only if the caller names it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from headspan.errors import SourceError
@@ -50,6 +52,25 @@ def open_planned(planned: Shard, url: str, names: MemberNames = _ANY_NAMES, give
     if measured and describe(url)[0] != planned.size_bytes:
         raise SourceError(f"{url}: has changed since precompute read it; restore the shard")
     return open_images(url, names, planned.modified_ns)
+
+
+def by_shard(
+    store: Store, samples: Iterable[Mapping[str, Any]], urls: Mapping[str, str], given: Collection[str] = ()
+) -> Iterator[tuple[str, list[Mapping[str, Any]], Callable[[], ImageReader]]]:
+    """The present URL of each shard of some samples, its samples from front to back, and what opens it.
+
+    `samples` are rows of the store's table; `urls` are the present URLs of shards by their names, which are theirs
+    otherwise; `given` and what opening raises are as in `open_planned`.
+    """
+    names = member_names(store.attributes)
+    planned = {shard.url: shard for shard in store.shards()}
+    for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
+        url = urls.get(name, name)
+        yield url, list(members), partial(open_planned, planned[name], url, names, given)
+
+
+def _place(sample: Mapping[str, Any]) -> tuple[str, int]:
+    return str(sample["url"]), int(sample["offset"])
 
 
 def refuse_unnamed(url: str, given: Collection[str]) -> None:

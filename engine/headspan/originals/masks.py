@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from PIL import Image as Pil
 from headspan.config import Preprocess
 from headspan.decode.exact import PIL_ERRORS, Undecodable, crop_or_pad, open_image, resized
 from headspan.errors import SourceError, one_line
-from headspan.originals.encoded_image import open_planned
+from headspan.originals.encoded_image import by_shard
 from headspan.originals.find_shards import find_shards
 from headspan.originals.seen_part import stored_preprocess
 from headspan.shards.image_list import root_of
@@ -30,7 +29,6 @@ from headspan.shards.members import IMAGE_EXTENSIONS
 from headspan.shards.sources import open_shard
 from headspan.shards.tar import Tar
 from headspan.store.reader import Store
-from headspan.store.schema import member_names
 
 _MASK = re.compile(rf"(?:(.*)\.)?mask\.(?:{'|'.join(sorted(IMAGE_EXTENSIONS))})")
 
@@ -52,15 +50,12 @@ def read_masks(
     than its image.
     """
     preprocess = stored_preprocess(store.attributes["preprocess"])
-    names = member_names(store.attributes)
     urls, _ = find_shards(store, shards)
-    planned = {shard.url: shard for shard in store.shards()}
     indices = {int(store.rows[image]): int(image) for image in images}
     samples = store.samples(np.asarray(images), ["row", "url", "member", "offset", "size_bytes"]).to_pylist()
-    for name, members in groupby(sorted(samples, key=lambda sample: (sample["url"], sample["row"])), _url):
-        url = urls[name]
-        # Checks that the shard may be read, and is the one that was planned.
-        with open_planned(planned[name], url, names, [url] if shards else ()) as reader:
+    for url, members, opened in by_shard(store, samples, urls, urls.values() if shards else ()):
+        # Opening checks that the shard may be read, and is the one that was planned.
+        with opened() as reader:
             if kind_of(url) == TAR:
                 pairs = _from_tar(reader, url, members)
             elif kind_of(url) in (FOLDER, LIST):
@@ -102,10 +97,6 @@ def _from_files(root: Path, members: Iterable[Mapping[str, Any]]) -> Iterator[tu
                 raise SourceError(
                     f"{error.filename}: cannot be read ({error.strerror}); correct its permissions"
                 ) from error
-
-
-def _url(sample: Mapping[str, Any]) -> str:
-    return str(sample["url"])
 
 
 def _named(path: str) -> _Name:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,10 @@ from PIL import Image
 from headspan.config import Preprocess
 from headspan.decode.exact import Undecodable, preprocess_image
 from headspan.errors import SourceError
-from headspan.originals.encoded_image import encoded_sample, open_planned
+from headspan.originals.encoded_image import by_shard, encoded_sample
 from headspan.originals.seen_part import stored_preprocess
 from headspan.shards.images import ImageReader
 from headspan.store.reader import Store
-from headspan.store.schema import member_names
 
 # The longer side in pixels and the quality of a picture.
 LARGEST = (224, 80)
@@ -44,14 +42,12 @@ def read_images(
     without it, the names are the addresses. A remote shard is read only if its URL is among `given`, the URLs that the
     caller named.
     """
-    known, names = stored_preprocess(store.attributes["preprocess"]), member_names(store.attributes)
-    planned = {shard.url: shard for shard in store.shards()}
+    known = stored_preprocess(store.attributes["preprocess"])
     images: dict[int, bytes] = {}
     failed: dict[int, str] = {}
-    for name, members in groupby(sorted(samples, key=_place), key=lambda sample: str(sample["url"])):
-        url, wanted = (urls or {}).get(name, name), list(members)
+    for url, wanted, opened in by_shard(store, samples, urls or {}, given):
         try:
-            for row, member, found in _pictures(open_planned(planned[name], url, names, given), wanted, known):
+            for row, member, found in _pictures(opened(), wanted, known):
                 if isinstance(found, bytes):
                     images[row] = found
                 else:
@@ -91,7 +87,3 @@ def encode(pixels: UInt8[np.ndarray, "height width 3"], side: int, quality: int)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
-
-
-def _place(sample: Mapping[str, Any]) -> tuple[str, int]:
-    return str(sample["url"]), int(sample["offset"])

@@ -31,6 +31,7 @@ from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_a
 from headspan.store.tables import NOTES_FILE, read_shards
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
+from headspan.store.write.workers import other_workers
 
 # How many notes on whole shards a run prints; `headspan info --notes` lists all.
 _REMARKS = 3
@@ -42,8 +43,11 @@ def open_planned(
     encoder: Encoder,
     plan: PlanInProgress | None,
     on_progress: Listener,
+    computing: int = 1,
 ) -> StoreWriter:
     """Return the store at `settings.out`: a new one with `plan`, or the one that exists.
+
+    A new store of few images gets smaller units if there are several `computing` processes.
 
     Raises StoreError if the store was made with other settings or over other shards than `urls` (by name).
     """
@@ -54,7 +58,7 @@ def open_planned(
     folded = fold(encoder.exact, encoder.layers)
     planned = plan.result(on_progress)
     images, notes = planned.images, planned.notes
-    unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images)
+    unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images, computing)
     if unit_images < min(planned.unit_images, images):
         plan.staged.divide_units(images, planned.unit_images, unit_images)
     attributes = store_attributes(settings, encoder, images, unit_images)
@@ -110,6 +114,7 @@ def _resume(path: Location, urls: Mapping[str, str], settings: ResolvedSettings,
         )
     refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)
     store.refuse_full_disk()
+    store.remove_abandoned([worker.token for worker in other_workers(store.storage) if worker.alive])
     return store
 
 

@@ -24,12 +24,14 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.io.locations import location_of
 from headspan.io.stores import storage_at
 from headspan.model.load import load_model
+from headspan.ray_settings import Ray
 from headspan.run.bad_limit import refuse_bad
 from headspan.run.defaults import as_stored, resolved, said
 from headspan.run.devices import named_devices
 from headspan.run.encoder import prepare
 from headspan.run.executors.devices import DeviceProcesses
 from headspan.run.executors.local import run_units
+from headspan.run.executors.ray import RayWorkers
 from headspan.run.plan_ahead import begun_plan
 from headspan.run.planned_sources import PlannedSources, as_planned
 from headspan.run.planning import open_planned
@@ -42,8 +44,8 @@ from headspan.shards.urls import expand, stored_names
 from headspan.store.commit_records import COMPLETE, UnitRecord
 from headspan.store.schema import attributes_of, member_names
 from headspan.store.tables import read_shards
+from headspan.store.worker_states import other_workers
 from headspan.store.write.rows import PendingCommit
-from headspan.store.write.workers import other_workers
 from headspan.timing import StageTimes
 
 T = TypeVar("T")
@@ -53,24 +55,26 @@ def precompute(
     settings: PrecomputeSettings,
     on_progress: Listener = ignore,
     on_commit: Callable[[UnitRecord], None] = lambda record: None,
+    executor: Ray | None = None,
 ) -> Summary:
     """Stream the shards through the encoder and store the head outputs of every requested layer.
 
-    Each of several devices gets a process of its own. `on_commit` receives the record of each unit that this process
-    commits.
+    Each of several devices gets a process of its own, unless an `executor` computes elsewhere. `on_commit` receives the
+    record of each unit that this process commits.
 
     Raises HeadspanError if a source, the model, the settings or the disk prevents the run, or if more images are bad
     than `max_bad` allows. Units that were committed before stay valid.
     """
-    with DeviceProcesses(settings) as devices, decoding_processes(settings) as decoding:
-        return _precompute(settings, on_progress, on_commit, devices, decoding)
+    computing = DeviceProcesses(settings) if executor is None else RayWorkers(executor, settings.device, on_progress)
+    with computing as devices, decoding_processes(settings) as decoding:
+        return _precompute(devices.planning(settings), on_progress, on_commit, devices, decoding)
 
 
 def _precompute(
     settings: PrecomputeSettings,
     on_progress: Listener,
     on_commit: Callable[[UnitRecord], None],
-    devices: DeviceProcesses,
+    devices: DeviceProcesses | RayWorkers,
     decoding: DecodingProcesses,
 ) -> Summary:
     # Checked before the model is loaded, whose weights may take minutes to download.
@@ -106,7 +110,7 @@ def _precompute(
         if encoder.exact.runs_twice:
             slow = f"{settings.model} normalises its rows before their mean, so each image takes two passes"
             on_progress(Progress(NOTE, 0, None, slow))
-        store = open_planned(run_settings, urls, encoder, plan, on_progress)
+        store = open_planned(run_settings, urls, encoder, plan, on_progress, devices.count)
     stored: list[UnitRecord] = []
     seconds = StageTimes().seconds()
     if not store.commits.complete:
@@ -123,7 +127,7 @@ def _precompute(
         run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
         bad = [image for record in store.commits.records() for image in record.bad]
         refuse_bad(store, bad, settings.max_bad)
-        with Scheduler(store) as scheduler:
+        with Scheduler(store, device=str(encoder.device)) as scheduler:
             with closing(run_units(run, scheduler, compute)) as records:
                 for record in records:
                     stored.append(record)

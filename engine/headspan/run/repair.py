@@ -18,8 +18,9 @@ from headspan.decode.choice import decoding_processes
 from headspan.decode.routes import route
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
-from headspan.io.local import LocalStorage
+from headspan.io.locations import Location, location_of
 from headspan.io.retry import is_remote
+from headspan.io.stores import storage_to_write
 from headspan.model.load import load_stored_model
 from headspan.run.defaults import resolved
 from headspan.run.encoder import prepare
@@ -40,7 +41,6 @@ from headspan.store.reader import Store
 from headspan.store.schema import ROOT_COPY, member_names
 from headspan.store.tables import read_shards
 from headspan.store.write.unit import StoreWriter
-from headspan.user_paths import expand_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def repair(
     `workers`, `in_flight_bytes` and `allow_pipe`. The default batch size is the store's, which gives the same bytes on
     the same machine. Raises HeadspanError if the model or the shards are not those that the store was made with.
     """
-    path = expand_user(path, StoreError)
+    path = location_of(path, StoreError)
     restored = _restored_root(path)
     store = StoreWriter(path)
     withdrawn = store.commits.withdraw_damaged()
@@ -107,9 +107,9 @@ def repair(
     return Repaired(tuple(sorted(done)), (*restored, *files), verdict)
 
 
-def _restored_root(path: Path) -> tuple[str, ...]:
+def _restored_root(path: Location) -> tuple[str, ...]:
     """Restore the root's metadata from their copy if they have changed; returns the names of the files restored."""
-    name, storage = "zarr.json", LocalStorage(path)
+    name, storage = "zarr.json", storage_to_write(path)
     if storage.size(ROOT_COPY) is None:
         return ()
     written = CommitRecords(storage, 0).planned_files().get(name)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from headspan.config import ResolvedSettings
 from headspan.run.attributes import store_attributes
-from headspan.run.devices import named_devices
 from headspan.run.encoder import Encoder
 from headspan.store.schema import dimensions, image_bytes, row_arrays
 
@@ -32,14 +31,17 @@ def planned_unit_images(device: str, emit: Sequence[str]) -> int:
     return 1024 if "patches" in emit else 16384
 
 
-def chosen_unit_images(settings: ResolvedSettings, encoder: Encoder, planned: int, images: int) -> int:
-    """The size of a unit of a new store of `images` rows: the planned one, unless it is a default that is too large."""
+def chosen_unit_images(
+    settings: ResolvedSettings, encoder: Encoder, planned: int, images: int, computing: int = 1
+) -> int:
+    """The size of a unit of a new store of `images` rows: the planned one, unless it is a default that is too large
+    for that many `computing` processes."""
     if settings.unit_images is None:
         row_bytes = None
         if encoder.device.type == "cuda" and "patches" in settings.emit:
             size = dimensions(store_attributes(settings, encoder, images, planned))
             row_bytes = image_bytes(row_arrays(size, settings.emit))
-        planned = divided(planned, images, settings.batch_size, len(named_devices(settings.device)), row_bytes)
+        planned = divided(planned, images, settings.batch_size, computing, row_bytes)
     return fitting(planned, images)
 
 

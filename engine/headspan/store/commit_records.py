@@ -9,10 +9,14 @@ module reads.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
 
 from headspan.errors import StoreError, one_line
 from headspan.io.remembered import remembered
@@ -28,6 +32,7 @@ Files = dict[str, Checksum]
 # The reason of an image whose numbers do not fit the store's float16, or overflowed in the model.
 NOT_FINITE = "the model's numbers are not finite in 16 bits"
 COMMITS = f"{RECORDS}/commits"
+_RECORD = re.compile(rf"{COMMITS}/(unit|group)-(\d+)\.json")
 PLANNED, COMPLETE = f"{COMMITS}/planned.json", f"{COMMITS}/complete.json"
 
 
@@ -63,6 +68,20 @@ class CommitRecords:
             for key in keys:
                 found.update({record.unit: record for record in there.read(key)})
         return [found[unit] for unit in sorted(found)]
+
+    def done(self) -> Bool[np.ndarray, " unit"]:
+        """Return whether each unit is committed, from one listing.
+
+        A unit that is merged into its group meanwhile may be missed, and a record that is damaged counts.
+        """
+        found = np.zeros(self._units, bool)
+        for key in self._storage.list(COMMITS):
+            # Half of the keys are those of moments, and there may be many.
+            if key.endswith(".json") and (match := _RECORD.fullmatch(key)):
+                number = int(match[2])
+                units = range(number, number + 1) if match[1] == "unit" else self.units_of(number)
+                found[units.start : units.stop] = True
+        return found
 
     def is_done(self, unit: int) -> bool:
         """Return whether the unit is committed."""
@@ -198,6 +217,11 @@ class CommitRecords:
 def group_of(unit: int) -> int:
     """Return the index of the group that a unit is in."""
     return unit // GROUP_UNITS
+
+
+def groups_with(units: Bool[np.ndarray, " unit"]) -> Int[np.ndarray, " group"]:
+    """Return the indices of the groups of the marked units, in order."""
+    return np.unique(np.flatnonzero(units) // GROUP_UNITS)
 
 
 def unit_key(unit: int) -> str:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,12 +20,13 @@ from numpy.typing import DTypeLike
 from headspan.config import as_ranges
 from headspan.decompose.formula import Folded
 from headspan.errors import SettingsError, StoreError, counted, one_line
+from headspan.io.disk_blocks import DiskBlocks
 from headspan.io.local import LocalStorage
 from headspan.io.locations import Location
 from headspan.io.ranged import RangedStorage, reading_storage
 from headspan.shards.samples import Sample
 from headspan.store.array_spec import ArraySpec
-from headspan.store.commit_records import CommitRecords, UnitRecord
+from headspan.store.commit_records import CommitRecords, Files, UnitRecord
 from headspan.store.mapped import MappedRows
 from headspan.store.ranged_rows import RangedRows
 from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
@@ -50,6 +53,18 @@ class Contents:
         for record in self.records:
             self.committed[record.first_row : record.first_row + record.rows] = True
         self._maps: dict[str, ShardRows] = {}
+
+    def keep_on_disk(self, blocks: DiskBlocks) -> None:
+        """Keep what is read of committed files on disk too, if the store is in a bucket.
+
+        Blocks are named by the files' recorded checksums, so those of a store that is replaced are never read again.
+        """
+        if isinstance(self.storage, RangedStorage):
+            recorded = {**self.commits.planned_files()}
+            for record in self.records:
+                recorded.update(record.files)
+            self.storage.files.disk = blocks
+            self.storage.files.content_of = lambda key: _content(self.path, key, recorded)
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
@@ -251,6 +266,13 @@ class Contents:
         return StoreError(
             f"{self.path}: {name} cannot be read ({one_line(error)}); headspan verify says which unit is damaged"
         )
+
+
+def _content(path: Location, key: str, recorded: Files) -> str:
+    """A name for the content of a file; empty if no record has its checksum."""
+    if key not in recorded:
+        return ""
+    return hashlib.sha256(json.dumps([str(path), key, *recorded[key]]).encode()).hexdigest()[:32]
 
 
 def _as_range(places: np.ndarray) -> tuple[slice, np.ndarray | None]:

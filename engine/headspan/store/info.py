@@ -50,7 +50,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     """What the store at a path holds. Raises StoreError if there is no store, or one of another format."""
     store = store if isinstance(store, Store) else Store(store)
     attributes = store.attributes
-    storage = remembered(store.contents.storage, ["zarr.json"], _KINDS)
+    storage = remembered(store.contents.storage, folders=_KINDS)
     bad, notes, quarantined = store.bad_images(), store.notes(), store.quarantined_units()
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"

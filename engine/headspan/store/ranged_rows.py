@@ -110,7 +110,9 @@ class RangedRows(ShardRows):
             # One chunk after the other, in which rows follow one another.
             row_bytes = self._chunk_bytes // spec.chunk[0]
             ranges[0, 0] += first % spec.chunk[0] * row_bytes
-            ranges[-1, 1] -= -stop % spec.chunk[0] * row_bytes
+            if end < spec.shape[0]:
+                # The rows beyond the end of the array are read with the last ones.
+                ranges[-1, 1] -= -stop % spec.chunk[0] * row_bytes
         return ranges
 
     def _of_items(self, items: np.ndarray) -> np.ndarray:

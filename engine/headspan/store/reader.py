@@ -25,6 +25,7 @@ from headspan.decompose.formula import (
 )
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import Listener, ignore
+from headspan.io.ranged import RangedStorage
 from headspan.store.as_xarray import dataset
 from headspan.store.commit_records import COMPLETE
 from headspan.store.magnitudes import Magnitudes, magnitudes_of
@@ -196,6 +197,9 @@ class Store(OpenStore):
         """
         if images is not None:
             return self._selected_moments(images)
+        if "_stored_moments" in self.__dict__ and isinstance(self.contents.storage, RangedStorage):
+            # In a bucket it takes requests to ask again whether the store is complete.
+            return self._stored_moments
         commits = self.contents.commits
         moments = None if commits.complete else commits.moments()
         # Checked again: another process may have finished the run and deleted its parts in between.

@@ -127,7 +127,7 @@ def run_storage(storage: Storage, kind: str, run: str, metadata_alone: bool = Fa
         own = (f"{kind}/{run}/", f"{kind}/.{run}.")
         keys = [key for key in found.list(kind) if key.startswith(own)]
         wanted = [key for key in keys if not metadata_alone or key.endswith("zarr.json")]
-        remembered(found, ["zarr.json", record_key(kind, run), f"{kind}/zarr.json", *wanted])
+        remembered(found, [record_key(kind, run), f"{kind}/zarr.json", *wanted])
     return found
 
 

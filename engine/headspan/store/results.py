@@ -30,7 +30,7 @@ from headspan.store.result_files import (
     run_storage,
 )
 from headspan.store.schema import UNREADABLE
-from headspan.store.zarr_storage import group_at
+from headspan.store.zarr_storage import node_at
 
 # Files are named after runs, and file systems accept names of 255 bytes.
 _LONGEST_NAME = 100
@@ -146,7 +146,7 @@ def as_written(store: OpenStore, kind: str, run: str) -> Iterator[None]:
 def _node(store: OpenStore, kind: str, run: str, storage: Storage) -> zarr.Group | None:
     """Return the group of a run; None if there is none, or if writing it was interrupted."""
     try:
-        node = group_at(storage).get(place(storage, kind, run))
+        node = node_at(storage, place(storage, kind, run))
     except UNREADABLE as error:
         raise StoreError(
             f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"

@@ -88,13 +88,22 @@ def _suffix(asked: Any) -> int:
     return asked.suffix
 
 
-def group_at(storage: Storage, folder: str = "") -> zarr.Group:
-    """Open the group of a store, or the group in one of its folders, for reading.
+def group_at(storage: Storage) -> zarr.Group:
+    """Open the root group of a store for reading.
 
-    In a local folder metadata are read as they are used. In an object store the root's copy of all metadata is used, so
-    that one request reads them; a group in a folder is read as it is now.
+    In a local folder metadata are read as they are used. In a bucket the root's copy of all metadata is used, so that
+    one request reads them.
     """
     if isinstance(storage, LocalStorage):
-        return zarr.open_group(storage.root, mode="r", path=folder, use_consolidated=False)
-    whole = None if not folder else False
-    return zarr.open_group(StorageStore(storage), mode="r", path=folder, zarr_format=3, use_consolidated=whole)
+        return zarr.open_group(storage.root, mode="r", use_consolidated=False)
+    return zarr.open_group(StorageStore(storage), mode="r", zarr_format=3)
+
+
+def node_at(storage: Storage, folder: str) -> zarr.Group | zarr.Array[Any] | None:
+    """Open what is in a folder of a store for reading, as it is now; None if there is nothing."""
+    if isinstance(storage, LocalStorage):
+        return group_at(storage).get(folder)
+    try:
+        return zarr.open(StorageStore(storage), mode="r", path=folder, zarr_format=3)
+    except FileNotFoundError:
+        return None

@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from headspan.errors import SettingsError, counted
+from headspan.io.disk_blocks import MOST_BYTES
 from headspan.run.planned_sources import places
 from headspan.web.allocator import share_one_heap
 from headspan.web.app import application
@@ -44,18 +45,20 @@ def serve(
     weights: Sequence[str | Path] = (),
     shards: Sequence[str] = (),
     download: bool = False,
+    cache_bytes: int = MOST_BYTES,
     allowed_hosts: Sequence[str] = (),
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve the explorer of `stores` until Ctrl-C.
 
     Args:
-        stores: The folders of the stores.
+        stores: The folders of the stores, or their URLs in buckets.
         port: The port; by default the first free one from 8000.
         host: The address to listen on. Any but the default lets other machines read the stores.
         weights: As in `query_image`, one for all stores or one for each; `hf-hub:` may download.
         shards: Where the stores' shards are now, if they have moved; the stores have the same ones.
         download: Whether weights that the stores name may be fetched.
+        cache_bytes: How much of stores in buckets is kept in the user's cache folder; those used last are kept.
         allowed_hosts: Further values of the header `Host`, with their ports, as through a tunnel or proxy.
         on_ready: Called with the address of the page once it is served.
 
@@ -64,7 +67,7 @@ def serve(
     """
     share_one_heap()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    opened = OpenStores(stores)
+    opened = OpenStores(stores, cache_bytes)
     if len(weights) not in (0, 1, len(stores)):
         raise SettingsError(f"{counted(len(weights), 'place')} of weights for {counted(len(stores), 'store')}; {_EACH}")
     for name in opened.names:
@@ -72,7 +75,8 @@ def serve(
         places(store.shards(), store.attributes, shards)
     each = [*weights] * len(stores) if len(weights) == 1 else weights
     known = {opened.get(name).path.absolute(): weight for name, weight in zip(opened.names, each, strict=False)}
-    explorer = Explorer(opened, ModelProcesses(known, shards, download=download), Uploads(), tuple(shards))
+    models = ModelProcesses(known, shards, download=download, cache_bytes=cache_bytes)
+    explorer = Explorer(opened, models, Uploads(), tuple(shards))
     with _listening(host, port) as listener:
         found: int = listener.getsockname()[1]
         address = f"http://{_in_address(host)}:{found}/"

@@ -40,6 +40,10 @@ class TrainingSettings:
     # The largest number of tokens of a description.
     tokens: int = TOKENS
     lr: float = 2e-4
+    # The part of all steps, at their end, in which the rate falls linearly to 0; 0 for a constant rate, as published.
+    decay: float = 0.0
+    # AdamW's memory of squared gradients. At the usual 0.999, the large ones of the first steps slow down the others.
+    adam_beta2: float = 0.999
     # The length that gradients are cut to.
     clip: float = 1.0
     # The adapter's rank, its scale, and the share of its inputs that training drops; as in the published run.
@@ -62,6 +66,10 @@ class TrainingSettings:
                 raise SettingsError(f"{name} is {value}, but must be above 0")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout is {self.dropout}, but must be a share from 0 to below 1")
+        if not 0 <= self.decay <= 1:
+            raise SettingsError(f"decay is {self.decay}, but must be a share from 0 to 1")
+        if not 0 <= self.adam_beta2 < 1:
+            raise SettingsError(f"adam_beta2 is {self.adam_beta2}, but must be at least 0 and below 1")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}, but must be 0 or more")
         if self.generations < 2:
@@ -92,4 +100,4 @@ class TrainingSettings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingSettings:
         """Settings from what `as_json` gave."""
-        return cls(**{each.name: values[each.name] for each in fields(cls)})
+        return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})

@@ -39,9 +39,8 @@ from headspan.describe.training.trained import (
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.training.files import read_json, write_json, write_tensors
-from headspan.features.training.folder import prepare_folder
+from headspan.features.training.folder import only_trainer, prepare_folder
 from headspan.io.files import delete_folder, refusals
-from headspan.io.locks import alone
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
@@ -131,8 +130,7 @@ def train(
     if prepare_folder(folder, wanted, RESULT, _versions(), "a training", origin):
         on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
         return open_trained(folder)
-    # A second process waits, and then finds the adapter.
-    with alone(folder):
+    with only_trainer(folder, on_progress):
         if untrained is not None and not (folder / RESULT).is_file():
             write_json(folder / _UNTRAINED, untrained)
         if not (folder / RESULT).is_file():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from headspan.errors import SettingsError, StoreError
+from headspan.events import NOTE, Listener, Progress
 from headspan.features.training.files import SETTINGS, read_json, write_json
 from headspan.features.training.settings import different
 from headspan.io.files import make_folder, refusals
+from headspan.io.locks import alone
 
 _MADE_WITH = "made_with"
 
@@ -44,3 +47,9 @@ def prepare_folder(
             f"{folder}: is {kind} with other settings ({difference}); choose another --out, or delete the folder"
         )
     return (folder / finished).is_file()
+
+
+def only_trainer(folder: Path, on_progress: Listener) -> AbstractContextManager[None]:
+    """Let one process at a time train into a folder. Another one says that it waits, and then finds the result."""
+    note = f"another process is training into {folder}; waiting until it has finished (Ctrl-C leaves it alone)"
+    return alone(folder, lambda: on_progress(Progress(NOTE, 0, None, note)))

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,10 @@ from headspan.features.training.files import (
     write_dictionary,
     write_json,
 )
-from headspan.features.training.folder import prepare_folder
+from headspan.features.training.folder import only_trainer, prepare_folder
 from headspan.features.training.settings import TrainingSettings, as_json, training_settings
 from headspan.head_names import Head
 from headspan.io.files import final_name, refusals
-from headspan.io.locks import alone
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
 from headspan.store.selection import Images
@@ -155,9 +155,9 @@ def train(
         if prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", origin):
             on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
             return open_dictionary(folder)
-        # A second process waits, and then finds the dictionary.
-        with alone(folder):
-            if not (folder / CONFIG).is_file():
+        with only_trainer(folder, on_progress):
+            # The process before may have deleted the folder of a training that diverged.
+            if not prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", origin):
                 _Training(folder, pairs, module.to(on), chosen, on_progress, checkpoint_seconds).run()
     return open_dictionary(folder)
 
@@ -258,8 +258,16 @@ class _Training:
         """The terms of a step's loss as numbers. Raises SettingsError if the loss is no number."""
         found = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(found["total"]):
+            self._delete()
             raise SettingsError(
-                f"{self.folder}: the loss is {found['total']} after {counted(done, 'step')}; choose a smaller "
-                f"--lr than {self.settings.lr}, and another --out"
+                f"{self.folder}: the loss is {found['total']} after {counted(done, 'step')}, so nothing was kept; "
+                f"choose a smaller --lr than {self.settings.lr}"
             )
         return {"step": done, **found}
+
+    def _delete(self) -> None:
+        """Delete what the training wrote, so that another one can have the folder; other files are kept."""
+        for name in (STATE, LOSSES, SETTINGS):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()

@@ -35,6 +35,8 @@ from headspan.texts.vectors import text_vectors
 # How many pairs of images are drawn, and what donors are.
 PAIRS = 100
 DONORS = IMAGES, CAPTIONS = "images", "captions"
+# How often images with captions are drawn before all captions are read.
+_ROUNDS = 4
 
 
 def edit_study(
@@ -99,22 +101,44 @@ def _pairs(
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
     """Sources and donors, which differ. Donors have a caption if that is what is taken."""
     usable = np.flatnonzero(usable_images(store, np.arange(store.images)))
-    giving = usable
-    if donors == CAPTIONS:
-        captions = store.samples(columns=["caption"])["caption"].to_pylist()
-        giving = np.array([image for image in usable if captions[image]], np.int64)
-    if len(usable) < 2 or not len(giving):
-        raise SettingsError(
-            f"{store.path}: {counted(len(usable), 'image')} can be used and {counted(len(giving), 'donor')} found, but "
-            "a pair needs two images; name a larger store, with captions if donors are captions"
-        )
     random = np.random.default_rng([seed, 2])
-    others = random.choice(giving, size=pairs)
+    others = np.empty(0, np.int64)
+    if len(usable) >= 2:
+        others = random.choice(usable, size=pairs) if donors == IMAGES else _captioned(store, usable, pairs, random)
+    if not len(others):
+        raise SettingsError(
+            f"{store.path}: {counted(len(usable), 'image')} can be used and "
+            f"{counted(len(usable) if donors == IMAGES else 0, 'donor')} found, but a pair needs two images; name a "
+            "larger store, with captions if donors are captions"
+        )
     sources = random.choice(usable, size=pairs)
     same = sources == others
     # The next image, where a source was drawn as its own donor.
     sources[same] = usable[(np.searchsorted(usable, sources[same]) + 1) % len(usable)]
     return sources.astype(np.int64), others.astype(np.int64)
+
+
+def _captioned(
+    store: Store, usable: Int64[np.ndarray, " image"], pairs: int, random: np.random.Generator
+) -> Int64[np.ndarray, " pair"]:
+    """`pairs` of the usable images that have a caption, drawn with replacement; empty if there is none.
+
+    Captions are read of drawn images, and of all only where so few images have one that draws find none.
+    """
+    found: list[int] = []
+    for _ in range(_ROUNDS):
+        drawn = random.choice(usable, size=2 * pairs)
+        with_caption = _with_caption(store, np.unique(drawn))
+        found += [image for image in drawn.tolist() if image in with_caption]
+        if len(found) >= pairs:
+            return np.array(found[:pairs], np.int64)
+    giving = np.array(sorted(_with_caption(store, usable)), np.int64)
+    return random.choice(giving, size=pairs) if len(giving) else giving
+
+
+def _with_caption(store: Store, images: Int64[np.ndarray, " image"]) -> set[int]:
+    captions = store.samples(images, ["caption"])["caption"].to_pylist()
+    return {image for image, caption in zip(images.tolist(), captions, strict=True) if caption}
 
 
 class _Moved:

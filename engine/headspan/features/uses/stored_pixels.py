@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from headspan.errors import SourceError
 from headspan.explore.query.image_source import ImageSource
-from headspan.originals.encoded_image import encoded_sample, open_planned
+from headspan.originals.encoded_image import by_shard, encoded_sample
 from headspan.originals.find_shards import find_shards
 from headspan.originals.seen_part import stored_preprocess
 from headspan.store.reader import Store
-from headspan.store.schema import decoding, member_names
+from headspan.store.schema import decoding
 
 
 def stored_pixels(
@@ -25,20 +24,17 @@ def stored_pixels(
     `shards` name all shards, in the order of the run, if they have moved. Images that a GPU decoded are decoded by the
     CPU, to pixels that differ a little. Raises SourceError if an image cannot be read or decoded.
     """
-    preprocess, names = stored_preprocess(store.attributes["preprocess"]), member_names(store.attributes)
-    decode = decoding(store.attributes)
-    samples = store.samples(images, ["key", "url", "member", "offset", "size_bytes"]).to_pylist()
+    preprocess, decode = stored_preprocess(store.attributes["preprocess"]), decoding(store.attributes)
+    table = store.samples(images, ["key", "url", "member", "offset", "size_bytes"]).to_pylist()
+    samples = [{**sample, "place": place} for place, sample in enumerate(table)]
     urls, _ = find_shards(store, shards)
-    planned = {shard.url: shard for shard in store.shards()}
     found = np.empty((len(images), *preprocess.size, 3), np.uint8)
-    order = sorted(range(len(samples)), key=lambda place: (samples[place]["url"], samples[place]["offset"]))
-    for name, places in groupby(order, key=lambda place: str(samples[place]["url"])):
-        with open_planned(planned[name], urls[name], names, urls.values() if shards else ()) as reader:
-            for place in places:
-                sample = samples[place]
+    for url, wanted, opened in by_shard(store, samples, urls, urls.values() if shards else ()):
+        with opened() as reader:
+            for sample in wanted:
                 encoded, missing = encoded_sample(reader, sample)
                 if missing is not None:
-                    raise SourceError(f"{urls[name]}: {sample['member']}: {missing}")
+                    raise SourceError(f"{url}: {sample['member']}: {missing}")
                 source = ImageSource(str(sample["key"]), encoded, None)
-                found[place] = source.decoded(preprocess, "fast" if decode == "gpu" else decode)
+                found[sample["place"]] = source.decoded(preprocess, "fast" if decode == "gpu" else decode)
     return found

@@ -13,11 +13,16 @@ import time
 
 import torch
 
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, StoreError
 from headspan.events import Progress
+from headspan.io.stores import storage_at
 from headspan.run.executors.messages import Committed, Event, Failed, Finished, Message, Order, line_of, message_of
 from headspan.run.executors.process import GRACE_SECONDS
 from headspan.run.precompute import precompute
+from headspan.store.write.workers import other_workers
+
+# How long a file system in a network may take to show a file that another computer has written.
+_FILES_APPEAR_SECONDS = 5.0
 
 
 class _Parent:
@@ -82,6 +87,8 @@ def main(pipe: int) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     torch.set_num_threads(order.torch_threads)
     try:
+        if order.planner is not None:
+            _refuse_other_store(order.settings["out"], order.planner)
         summary = precompute(order.for_device(), parent.progress, lambda record: parent.send(Committed.of(record)))
     except HeadspanError as error:
         parent.send(Failed(type(error).__name__, str(error)))
@@ -90,6 +97,18 @@ def main(pipe: int) -> int:
         return 128 + signal.SIGTERM
     parent.send(Finished(summary.seconds))
     return 0
+
+
+def _refuse_other_store(location: str, planner: str) -> None:
+    """Raise StoreError unless the store at `location` is the one of the living process `planner`."""
+    deadline = time.monotonic() + _FILES_APPEAR_SECONDS
+    while all(worker.token != planner for worker in other_workers(storage_at(location))):
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"{location} is not the store that was planned; put the store in a folder that all nodes share under "
+                "the same path, or in a bucket"
+            )
+        time.sleep(0.2)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -29,7 +29,7 @@ def run_units(run: Run, scheduler: Scheduler, compute: Compute) -> Generator[Uni
         # Closed in any case, so that no thread outlives a failure.
         with closing(compute(run, units)) as computed:
             for unit, record in computed:
-                scheduler.finished(unit)
+                scheduler.finished(unit, mine=record is not None)
                 run.progress.finish(unit.rows, record)
                 if record is not None:
                     yield record

@@ -1,7 +1,7 @@
 """Messages between the process that plans a run and the processes that compute it, as lines of JSON.
 
 The planning process sends one `Order`. A computing process answers with any number of `Event` and `Committed`, and ends
-with `Finished` or `Failed`.
+with `Finished` or `Failed`. Whoever watches a process on another computer adds how it ended (`Ended`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Order:
     settings: dict[str, Any]
     # Of matrix products on a CPU, whose last digits may depend on them.
     torch_threads: int
+    # The planning process's token, by which a process on another computer recognises the store; None on the same one.
+    planner: str | None = None
 
     def for_device(self) -> PrecomputeSettings:
         """The settings of the process that receives the order."""
@@ -87,8 +89,15 @@ class Failed:
         return found
 
 
-Message = Order | Event | Committed | Finished | Failed
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Order, Event, Committed, Finished, Failed)}
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A computing process sends no more messages; how it ended, and what it printed last, in words."""
+
+    how: str
+
+
+Message = Order | Event | Committed | Finished | Failed | Ended
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Order, Event, Committed, Finished, Failed, Ended)}
 
 
 def line_of(message: Message) -> bytes:

@@ -42,8 +42,8 @@ Inbox: TypeAlias = "queue.SimpleQueue[tuple[DeviceProcess, Message | None]]"
 class DeviceProcess:
     """A process for one device. It begins to import libraries at once, and to compute when it receives an order."""
 
-    def __init__(self, device: str, inbox: Inbox) -> None:
-        """Start the process. Its messages are put into `inbox`, and None at its end."""
+    def __init__(self, device: str, inbox: Inbox, folder: str | None = None) -> None:
+        """Start the process, in `folder` if it is given. Its messages are put into `inbox`, and None at its end."""
         self.device = device
         self._inbox = inbox
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -62,6 +62,7 @@ class DeviceProcess:
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
                         pass_fds=[sending],
+                        cwd=folder,
                     )
                     on_failure.callback(self._kill)
             finally:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import zarr
 
 from headspan.errors import StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
@@ -33,7 +32,7 @@ from headspan.store.lineage import (
 from headspan.store.reader import Store
 from headspan.store.result_files import hidden, is_recorded, note, place, record_key
 from headspan.store.results import Named, check_run, load, load_settings, made_from, refusal, sound
-from headspan.store.schema import UNREADABLE
+from headspan.store.write.run_folder import group_of_kind
 
 # A hidden run that is older was left by a killed process.
 _LEFT_SECONDS = 3600
@@ -85,10 +84,11 @@ def save(
         # First under a hidden name, so that a run exists completely or not at all.
         unnamed = _hidden(storage, kind, run)
         try:
-            group = _group_of(store, kind).create_group(unnamed.split("/")[1])
-            for name, (values, dims) in arrays.items():
-                group.create_array(name, data=values, dimension_names=_axes(store, dims, values.shape))
-            group.attrs.update({**settings, LINEAGE: {"checksum": checksum, "made_from": sources}})
+            with group_of_kind(storage, kind) as runs:
+                group = runs.create_group(unnamed.split("/")[1])
+                for name, (values, dims) in arrays.items():
+                    group.create_array(name, data=values, dimension_names=_axes(store, dims, values.shape))
+                group.attrs.update({**settings, LINEAGE: {"checksum": checksum, "made_from": sources}})
             changed = not (same or is_recorded(storage, kind, run, unnamed))
             derived = _derived(store, kind, run, overwrite or equal) if changed else []
             if changed:
@@ -269,13 +269,3 @@ def _hidden(storage: Storage, kind: str, run: str) -> str:
 def _exists(storage: Storage, folder: str) -> bool:
     """Return whether a folder contains files."""
     return any(True for _ in storage.list(folder))
-
-
-def _group_of(store: Store, kind: str) -> zarr.Group:
-    """Return the group of a kind's runs. Its metadata contain no settings; if they are damaged, they are replaced."""
-    root = zarr.open_group(store.path, mode="r+", use_consolidated=False)
-    try:
-        return root.require_group(kind)
-    except UNREADABLE:
-        store.contents.storage.delete(f"{kind}/zarr.json")
-        return root.require_group(kind)

@@ -45,10 +45,11 @@ from headspan.store.tables import (
     write_samples,
     write_shards,
 )
+from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.plan_claim import publish_plan
 from headspan.store.write.shard import write_array
-from headspan.store.write.workers import WorkerLog, forget, other_workers
+from headspan.store.write.workers import WorkerLog, forget
 
 _MODEL_DIMS = {
     "head_to_joint": ("layer", "head", "head_dim", "joint"),

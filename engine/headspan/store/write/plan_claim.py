@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from headspan.errors import StoreError, one_line
-from headspan.io.storage import Storage
+from headspan.io.storage import Storage, parts_of
 from headspan.store.consolidated import ROOT
 from headspan.store.schema import RECORDS
 
 CLAIM = f"{RECORDS}/plan.claim"
 # Files of the plan that are sent or copied at the same time: each takes some requests, and most are small.
 _AT_ONCE = 8
-_PIECE_BYTES = 8 << 20
 
 
 def publish_plan(storage: Storage, plan: Storage, keys: Iterable[str]) -> bool:
@@ -31,11 +30,8 @@ def publish_plan(storage: Storage, plan: Storage, keys: Iterable[str]) -> bool:
 
     def stage(key: str) -> None:
         with storage.stage(key) as staged:
-            start, size = 0, plan.size(key) or 0
-            while start < size:
-                part = plan.get_range(key, start, _PIECE_BYTES)
+            for part in parts_of(plan, key):
                 staged.write(part)
-                start += len(part)
             sizes[key], _ = staged.finish()
 
     try:

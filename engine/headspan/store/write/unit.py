@@ -6,13 +6,15 @@ while its rows arrive, and committed together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from headspan.errors import StoreError, counted
 from headspan.io.locations import Location
+from headspan.io.object_store import ObjectStorage
+from headspan.io.storage import UNLIMITED
 from headspan.io.stores import storage_to_write
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
@@ -28,11 +30,12 @@ from headspan.store.schema import (
     stored_row_arrays,
 )
 from headspan.store.tables import read_shards, read_spans, read_unit
+from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.rows import Destination, UnitWriter
 from headspan.store.write.shard import write_array
 from headspan.store.write.threads import WritingThreads
-from headspan.store.write.workers import forget, other_workers
+from headspan.store.write.workers import delete_reservations, forget
 from headspan.timing import StageTimes
 
 
@@ -85,8 +88,11 @@ class StoreWriter:
 
     def unfinished(self) -> list[Unit]:
         """Return the units without a commit record, in order."""
-        done = {record.unit for record in self.commits.records()}
-        return [unit for unit in self.units if unit.index not in done]
+        # Twice, since a unit that is merged into its group during the first listing is found in the second.
+        done = self.commits.done()
+        if not done.all():
+            done |= self.commits.done()
+        return [self.units[index] for index in np.flatnonzero(~done).tolist()]
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
@@ -120,8 +126,10 @@ class StoreWriter:
 
     def refuse_full_disk(self) -> None:
         """Raise StoreError if the unfinished units do not fit the disk."""
-        needed = sum(unit.rows for unit in self.unfinished()) * image_bytes(self.specs)
         free = self.storage.free_bytes()
+        if free == UNLIMITED:
+            return
+        needed = sum(unit.rows for unit in self.unfinished()) * image_bytes(self.specs)
         if needed > free:
             raise StoreError(
                 f"{self.path}: the rest of the store will take {needed / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are "
@@ -131,6 +139,11 @@ class StoreWriter:
     def drop_staged(self, unit: Unit, token: str) -> None:
         """Delete what the writer `token` has staged for a unit."""
         self._destination.drop_staged(unit, token)
+
+    def remove_abandoned(self, living: Collection[str] = ()) -> None:
+        """Delete what writers of a bucket staged over an hour ago and did not commit, but those of `living` tokens."""
+        if isinstance(self.storage, ObjectStorage):
+            self.storage.remove_abandoned(living)
 
     def finish(self) -> None:
         """If every unit is committed, write the arrays `moments/…` and delete what killed writers left.
@@ -154,6 +167,8 @@ class StoreWriter:
         for key, token in staged:
             if token not in alive:
                 self.storage.discard(key, token)
+        self.remove_abandoned(alive)
+        delete_reservations(self.storage)
         self.write_moments()
 
     def write_moments(self) -> None:

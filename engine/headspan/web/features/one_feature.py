@@ -54,7 +54,9 @@ def heads_along(asked: AskedStore, scores: FeatureScores, feature: int) -> tuple
 
 def features_alike(asked: AskedStore, scores: FeatureScores, feature: int) -> list[LikeFeature]:
     """The features whose directions have the largest cosines with this one's."""
-    lengths = np.linalg.norm(scores.directions, axis=1)
+    lengths = asked.keep(
+        ("lengths of features", scores.run), lambda: np.linalg.norm(scores.directions, axis=1), lambda kept: kept.nbytes
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = scores.directions @ scores.directions[feature] / (lengths * lengths[feature])
     cosines[feature] = np.nan

@@ -39,13 +39,15 @@ class ModelProcesses:
         shards: Sequence[str] = (),
         *,
         download: bool = False,
+        cache_bytes: int = 0,
     ) -> None:
         """`weights` are places of weights by the absolute path of the store; `shards` are as in `query_image`.
 
-        Without `download`, nothing is fetched from a network, except weights that are named as `hf-hub:…`.
+        Of stores in buckets, at most `cache_bytes` are kept on disk. Without `download`, nothing is fetched from a
+        network, except weights that are named as `hf-hub:…`.
         """
         self._weights = dict(weights or {})
-        self._shards, self._download = tuple(shards), download
+        self._shards, self._download, self._cache_bytes = tuple(shards), download, cache_bytes
         self._known = KnownTexts()
         self._uploaded: Bounded[QueryImage] = Bounded(_KEPT_BYTES, _bytes_of)
         self._processes: dict[Location, ModelProcess] = {}
@@ -58,7 +60,8 @@ class ModelProcesses:
         with self._lock:
             if path not in self._processes:
                 weights = self._weights.get(path)
-                settings = WorkerSettings(path, None if weights is None else str(weights), self._shards)
+                place = None if weights is None else str(weights)
+                settings = WorkerSettings(path, place, self._shards, self._cache_bytes)
                 download = self._download or str(weights).startswith(REPOSITORY)
                 self._processes[path] = ModelProcess(settings, download)
                 if self._closed:

@@ -25,9 +25,9 @@ from headspan.explore.query.computed_image import computed
 from headspan.explore.query.image_source import ImageSource
 from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.store.head_space import Head
-from headspan.store.reader import open_store
 from headspan.texts.stored import largest_pool, stored_pool
 from headspan.texts.vectors import forget_vectors, text_vectors
+from headspan.web.state.kept_on_disk import opened_with_cache
 from headspan.web.state.worker_messages import ANSWER, BROKEN, FAILED, LOADING, READY, REFUSED, WorkerSettings
 
 
@@ -40,8 +40,8 @@ class Worker:
         from headspan.model.text import encode_texts
         from headspan.run.image_encoder import image_encoder
 
-        self._store = open_store(settings.store)
-        self._weights, self._shards = settings.weights, settings.shards
+        self._store = opened_with_cache(settings.store, settings.cache_bytes)
+        self._weights, self._shards, self._cache_bytes = settings.weights, settings.shards, settings.cache_bytes
         encoder = image_encoder(self._store, self._weights, on_progress)
         self._model = kept_model(self._store.attributes, self._store.path, self._weights, on_progress)
         encode_texts(self._model, ["a"])
@@ -68,7 +68,7 @@ class Worker:
         rows = self._store.rows
         place = int(np.searchsorted(rows, row))
         if place == len(rows) or rows[place] != row:
-            self._store = open_store(self._store.path)
+            self._store = opened_with_cache(self._store.path, self._cache_bytes)
             place = int(np.searchsorted(self._store.rows, row))
         return query_image(self._store, place, with_patches=True, weights=self._weights, shards=self._shards)
 

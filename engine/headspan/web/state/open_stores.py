@@ -16,9 +16,10 @@ from pathlib import Path
 from headspan.errors import SettingsError, StoreError
 from headspan.io.locations import Location, location_of
 from headspan.io.stores import storage_at
-from headspan.store.reader import Store, open_store
+from headspan.store.reader import Store
 from headspan.store.tables import filled_columns
 from headspan.web.refusals import Missing
+from headspan.web.state.kept_on_disk import opened_with_cache
 from headspan.web.state.store_version import state_of, version_of
 
 _CHECK_SECONDS = 1.0
@@ -48,12 +49,15 @@ class _Opened:
 class OpenStores:
     """Open stores by name. Threads may share it."""
 
-    def __init__(self, paths: Sequence[str | Path]) -> None:
-        """Open the stores at `paths`. Raises StoreError if one of them is none, SettingsError if one is named twice."""
+    def __init__(self, paths: Sequence[str | Path], cache_bytes: int = 0) -> None:
+        """Open the stores at `paths`; of those in buckets, at most `cache_bytes` are kept on disk.
+
+        Raises StoreError if one of them is none, SettingsError if one is named twice."""
         self._opened: dict[str, _Opened] = {}
+        self._cache_bytes = cache_bytes
         for path in paths:
             state = state_of(location_of(path, StoreError))
-            store = _opened(path)
+            store = self._open(path)
             if any(_same(store.path, each.path) for each in self._opened.values()):
                 raise SettingsError(f"{path}: is named twice; name every store once")
             name = self._free_name(store.path.absolute().name.removesuffix(".zarr") or "store")
@@ -113,7 +117,7 @@ class OpenStores:
         if state == opened.state and opened.problem is None:
             return
         try:
-            store = _opened(opened.path)
+            store = self._open(opened.path)
         except StoreError as error:
             if storage_at(opened.path).size("zarr.json") is not None:
                 # A unit is being committed or repaired; the store is opened again by the next check.
@@ -124,6 +128,11 @@ class OpenStores:
             return
         opened.store, opened.state, opened.version = store, state, version_of(store, state)
         opened.problem = None
+
+    def _open(self, path: str | Path) -> Store:
+        store = opened_with_cache(path, self._cache_bytes)
+        store.keep_samples(_KEPT_SAMPLES)
+        return store
 
     def _free_name(self, name: str) -> str:
         number, found = 1, name
@@ -136,9 +145,3 @@ class OpenStores:
 def _same(one: Location, other: Location) -> bool:
     """Whether two locations are one store."""
     return one.samefile(other) if isinstance(one, Path) and isinstance(other, Path) else one == other
-
-
-def _opened(path: str | Path) -> Store:
-    store = open_store(path)
-    store.keep_samples(_KEPT_SAMPLES)
-    return store

@@ -25,3 +25,5 @@ class WorkerSettings:
     weights: str | None
     # Where the store's shards are now, if they have moved.
     shards: tuple[str, ...]
+    # Bytes of stores in buckets that are kept on disk.
+    cache_bytes: int = 0
