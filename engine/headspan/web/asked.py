@@ -176,12 +176,18 @@ class AskedStore:
             )
 
 
-async def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
+def asked_store(request: Request, store: str) -> AskedStore:
+    """The store of that name. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
-    # Its files are looked at once a second, and it may be opened again: not in the thread that answers everybody.
-    now = found.stores.get(store) if found.stores.looked_at(store) else await run_in_threadpool(found.stores.get, store)
-    return AskedStore(found, store, now)
+    return AskedStore(found, store, found.stores.get(store))
+
+
+async def store_of_address(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
+    """The store that the address names, as `asked_store` finds it."""
+    if explorer_of(request).stores.looked_at(store):
+        return asked_store(request, store)
+    # Its files are looked at once a second, and it may be opened again: not in the thread that serves all requests.
+    return await run_in_threadpool(asked_store, request, store)
 
 
 def named(heads: Sequence[Head]) -> list[HeadName]:
@@ -190,4 +196,4 @@ def named(heads: Sequence[Head]) -> list[HeadName]:
 
 
 # The parameter of a route that answers about one store.
-Asked = Annotated[AskedStore, Depends(asked_store)]
+Asked = Annotated[AskedStore, Depends(store_of_address)]
