@@ -206,7 +206,7 @@ class ObjectStorage:
         before = self.now() - LEFT_SECONDS
         old = [found["path"] for found in self.listed(STAGED) if found["last_modified"].timestamp() < before]
         self._delete([key for key in old if _token(key) not in living])
-        for key, upload, began in unfinished_uploads(self.url, STAGED):
+        for key, upload, began in unfinished_uploads(self.url):
             if began < before and _token(key) not in living:
                 end_upload(self.url, key, upload)
 
@@ -258,7 +258,8 @@ class ObjectStorage:
 
 
 def _token(staged: str) -> str:
-    return staged.removeprefix(f"{STAGED}/").partition("/")[0]
+    """Return the token in the key of a staged file; of another file, which no writer sends for an hour, none."""
+    return staged.removeprefix(f"{STAGED}/").partition("/")[0] if staged.startswith(f"{STAGED}/") else ""
 
 
 def _staged(key: str, token: str) -> str:
