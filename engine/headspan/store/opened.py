@@ -210,6 +210,13 @@ class OpenStore:
         # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
         return read_table(self.contents.storage, self.contents.units, chosen).filter(pa.array(shown))
 
+    def few_samples(self, images: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return `columns` of a few images' samples, as `samples(images, columns).to_pylist()` does."""
+        if self._kept_samples is None or len(images) > FEW_ROWS:
+            return self.samples(images, columns).to_pylist()
+        found = self._kept_samples.values(self._rows[np.asarray(images, np.int64)], columns)
+        return [dict(zip(columns, sample, strict=True)) for sample in zip(*found, strict=True)]
+
     def keep_samples(self, most_bytes: int) -> None:
         """Keep the columns that `samples` reads for a few images, at most `most_bytes`, for many small questions."""
         self._kept_samples = KeptSamples(self.contents.storage, self._size.unit_images, most_bytes)
