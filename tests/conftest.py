@@ -62,7 +62,7 @@ from headspan.run.image_encoder import forget_models  # noqa: E402
 from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
-from tests.warm_python import warm_processes  # noqa: E402, F401
+from tests.warm_python import real_starts, warm_processes  # noqa: E402, F401
 
 # No test, nor a process that it starts, reads or writes the user's cache of headspan. What other libraries have cached
 # stays where it is.

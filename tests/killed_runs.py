@@ -32,6 +32,7 @@ from headspan.shards.samples import SampleSpan
 from headspan.store import commit_records
 from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
+from tests.warm_python import be_warm, ended
 
 # The operations that change a store on disk.
 STEPS: tuple[tuple[type, str], ...] = (
@@ -119,6 +120,8 @@ def start(settings: PrecomputeSettings, log: Path, last: int | None, processes: 
     child = os.fork()
     if child == 0:
         try:
+            if processes and (program := be_warm([])) is not None:
+                ended(program)
             run(settings, log, last, processes)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,8 +53,8 @@ class Faults:
     ahead: float = 0.0
     counted: Counter[str] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
-    # Changes of files with their final names, in order.
-    written: list[str] = field(default_factory=list)
+    # The latest requests, each with its fault and the status of its answer.
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=60))
 
 
 class _Application:
@@ -71,6 +71,7 @@ class _Application:
         environ["wsgi.input"] = io.BytesIO(body)
         fault = faults.fault(request)
         faults.counted[request.kind] += 1
+        faults.recent.append(f"{request.kind} {request.key[-60:]} {fault or ''}")
         if fault is not None:
             faults.injected[fault if isinstance(fault, str) else "slow"] += 1
         if isinstance(fault, threading.Event):
@@ -95,6 +96,8 @@ class _Application:
             data = b"".join(self._moto(environ, lambda *line: answer.extend(line)))
         if fault == "lost":
             return _cut(environ)
+        if not answer[0].startswith("20"):
+            faults.recent.append(f"{request.kind} {request.key[-60:]} answered {answer[0]}")
         status, headers = answer[0], [line for line in answer[1] if line[0].lower() != "date"]
         data = self._with_times(request, data)
         if fault == "half" and len(data) > 1:
@@ -148,6 +151,15 @@ class Server:
 
     def __init__(self, address: str, faults: Faults, moto: Any) -> None:
         self.address, self.faults, self._moto = address, faults, moto
+
+    def clear(self) -> None:
+        """Delete everything in the bucket, and end all faults."""
+        self._moto.buckets[BUCKET].keys.clear()
+        self._moto.buckets[BUCKET].multiparts.clear()
+        # `faults` is also known to the application.
+        self.faults.fault, self.faults.conditional, self.faults.ahead = lambda request: None, True, 0.0
+        self.faults.counted.clear()
+        self.faults.injected.clear()
 
     def keys(self, prefix: str = "") -> dict[str, bytes]:
         """The content of every object below a prefix, by what follows it; read past all faults."""

@@ -1,9 +1,9 @@
 """Start Python processes by forking one that has imported the libraries, since importing them takes seconds.
 
-`warm_processes` starts `python -m headspan …`, the processes of devices and of pools, the explorer's models and the
-kernels of notebooks that way. Each has its own arguments, environment, folder, signals and files, and is a child of the
-test's process; it only does not import again what is loaded. Everything else starts as ever, and so do these where
-something differs that a library reads when it is imported. `tests/engine/test_startup.py` has real starts.
+`warm_processes` starts `python -m headspan …`, the processes of devices, of decoding and of pools, the explorer's
+models and the kernels of notebooks that way. Each has its own arguments, environment, folder, signals and files, and is
+a child of the test's process; it only does not import again what is loaded. Everything else starts as ever, and so do
+these where something differs that a library reads when it is imported. `tests/engine/test_startup.py` has real starts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ _READ_AT_IMPORT = (
     *("PYTHON", "TORCH", "TRITON", "XDG_CACHE"),
 )
 _PROGRAMS = ("headspan", "headspan.web.state.model_worker", "ipykernel_launcher")
+_PYTHON = sys.executable
+# Part of the program of a decoding process.
+_DECODING = "; from headspan.decode.processes.worker import main; main("
 # The argument of a command that starts processes of devices.
 _SEVERAL = "cpu,cpu"
+_ONE_THREAD = {("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")}
 _SUBREAPER = 36
 _ABOVE = 300
 _BEGIN = "from tests.warm_python import ended, serve; ended(serve({}))"
@@ -51,7 +55,8 @@ _BEGIN = "from tests.warm_python import ended, serve; ended(serve({}))"
 class _Server:
     """The process that forks, and the socket on which it takes orders. It ends when the socket closes."""
 
-    def __init__(self, orders: socket.socket, wait: Callable[[], object]) -> None:
+    def __init__(self, orders: socket.socket, pid: int, wait: Callable[[], object]) -> None:
+        self.pid = pid
         self._socket, self._wait = orders, wait
         self._lock = threading.Lock()
 
@@ -85,6 +90,11 @@ class _Server:
         self._wait()
 
 
+def servers() -> set[int]:
+    """The ids of the processes that fork others for this one."""
+    return {server.pid for server in _servers.values()}
+
+
 def _new_server(environment: dict[str, str]) -> _Server:
     """A new Python that imports the libraries."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -97,7 +107,7 @@ def _new_server(environment: dict[str, str]) -> _Server:
             env=environment,
             cwd=Path(__file__).parents[1],
         )
-    return _Server(ours, process.wait)
+    return _Server(ours, process.pid, process.wait)
 
 
 def _forked_server(files: list[int]) -> _Server | Callable[[], None]:
@@ -106,13 +116,27 @@ def _forked_server(files: list[int]) -> _Server | Callable[[], None]:
     child = os.fork()
     if child:
         theirs.close()
-        return _Server(ours, lambda: os.waitpid(child, 0))
+        return _Server(ours, child, lambda: os.waitpid(child, 0))
     ours.close()
     nothing = os.open(os.devnull, os.O_RDWR)
     for file in files:
         os.dup2(nothing, file)
     os.close(nothing)
     return _served(theirs)
+
+
+def be_warm(files: list[int]) -> Callable[[], None] | None:
+    """Let this process, which has no threads yet, fork what it starts; such a fork returns here with its program.
+
+    The process that forks lets go of `files`, so that others do not wait for it to close them.
+    """
+    _servers.clear()
+    server = _forked_server(files)
+    if not isinstance(server, _Server):
+        return server
+    _servers[read_at_import(os.environ)] = server
+    subprocess.Popen = WarmPopen  # type: ignore[misc]
+    return None
 
 
 _PLAIN = subprocess.Popen
@@ -124,7 +148,9 @@ _servers: dict[frozenset[tuple[str, str]], _Server] = {}
 
 def read_at_import(environment: Any) -> frozenset[tuple[str, str]]:
     """The variables that libraries read when they are imported."""
-    return frozenset((name, value) for name, value in environment.items() if name.startswith(_READ_AT_IMPORT))
+    read = {(name, value) for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}
+    # Where there is one thread, a decoding process says so to every library.
+    return frozenset(read - _ONE_THREAD if ("OMP_NUM_THREADS", "1") in read else read)
 
 
 @contextmanager
@@ -199,7 +225,7 @@ def _program(args: Any) -> list[str] | None:
     if isinstance(args, str | bytes | os.PathLike):
         return None
     words = [os.fsdecode(word) for word in args]
-    if words[:1] != [sys.executable]:
+    if words[:1] != [_PYTHON]:
         return None
     safe = words[1:2] == ["-P"]
     words = words[2 if safe else 1 :]
@@ -207,7 +233,11 @@ def _program(args: Any) -> list[str] | None:
         return words
     from headspan.run.executors import process
 
-    return ["-P", *words] if safe and words[:2] == ["-c", process._BEGIN] else None
+    if words[:1] != ["-c"]:
+        return None
+    if safe:
+        return ["-P", *words] if words[1] == process._BEGIN else None
+    return words if _DECODING in words[1] else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -226,6 +256,13 @@ def warm_processes() -> Iterator[None]:
     _usual.clear()
     while _servers:
         _servers.popitem()[1].end()
+
+
+@pytest.fixture
+def real_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start every process as a new Python in this test, which is about what a process imports."""
+    monkeypatch.setattr(subprocess, "Popen", _PLAIN)
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", _PLAIN_SPAWN)
 
 
 def serve(number: int) -> Callable[[], None]:
@@ -286,14 +323,11 @@ def _become(order: dict[str, Any], files: list[int], orders: socket.socket) -> C
     os.environ.update(order["environment"])
     arguments = order["arguments"]
     safe = arguments[0] == "-P"
-    _servers.clear()
     if _SEVERAL in arguments:
         # It starts processes that are as warm. They must be its own children.
-        server = _forked_server(order["files"])
-        if not isinstance(server, _Server):
-            return server
-        _servers[read_at_import(os.environ)] = server
-        subprocess.Popen = WarmPopen  # type: ignore[misc]
+        program = be_warm(order["files"])
+        if program is not None:
+            return program
     signal.pthread_sigmask(signal.SIG_SETMASK, order["blocked"])
     how, what, *rest = arguments[1:] if safe else arguments
     # The first folder is the one in which this process has begun.
@@ -303,6 +337,9 @@ def _become(order: dict[str, Any], files: list[int], orders: socket.socket) -> C
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
     if how == "-m":
+        if what.count("."):
+            # It runs as the main module, not as the one that has been imported.
+            sys.modules.pop(what, None)
         return lambda: runpy._run_module_as_main(what)  # type: ignore[attr-defined]
     code = compile(what, "<string>", "exec")
     return lambda: exec(code, main.__dict__)

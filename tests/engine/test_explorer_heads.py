@@ -31,7 +31,9 @@ from headspan.store.head_space import stored_heads
 from headspan.texts.vectors import text_vectors
 from headspan.web import planes
 from headspan.web.app import application
+from headspan.web.regions import PlaneGrid
 from headspan.web.samples.database import samples_of
+from headspan.web.samples.filters import inside
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.kept import Kept
 from headspan.web.state.open_stores import OpenStores
@@ -256,12 +258,13 @@ def test_a_plane_is_the_first_two_principal_coordinates_in_parts_that_sample_all
     path: Path, store: hs.Store, of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planes, "_PART_POINTS", 10)
+    monkeypatch.setattr(planes, "_BLOCK", 3)
     client = TestClient(application(explorer_of(path)))
     answer = get(client, f"/planes/{of}")
     assert (answer["images"], answer["parts"]) == (45, 5)
     parts = [points(client, of, part) for part in range(5)]
     for number, (rows, _) in enumerate(parts):
-        assert rows == store.rows[number::5].tolist()
+        assert rows == [int(store.rows[image]) for image in range(45) if image // 3 % 5 == number]
     rows, found = np.concatenate([rows for rows, _ in parts]), np.concatenate([each for _, each in parts])
     whole = found[np.argsort(rows)]
     dense = store.head(2, 1) if of != "embedding" else store.embedding / store.norm[:, 2:]
@@ -356,11 +359,12 @@ def test_a_text_colours_images_by_their_scores_through_the_plane_s_head(
     assert np.abs(np.array(codes(client, by, of=of)) - wanted).max() <= 1
 
 
-def test_the_first_part_that_is_asked_for_alone_has_the_codes_that_it_has_among_all(
+def test_a_part_of_a_plane_has_the_same_codes_in_whatever_order_parts_are_asked_for(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by = f"text:{POOL.texts[3]}"
     monkeypatch.setattr(planes, "_PART_POINTS", 10)
+    monkeypatch.setattr(planes, "_BLOCK", 3)
     first, others = (TestClient(application(explorer_of(path))) for _ in range(2))
     whole = [codes(others, by, of="L2.H0", part=part) for part in (0, 1, 2, 3, 4)]
     assert [len(part) for part in whole] == [9] * 5
@@ -577,7 +581,7 @@ def test_the_database_of_samples_opens_nothing_else_and_cannot_be_configured(sto
 
 
 def test_what_is_kept_is_bounded_computed_once_and_dropped_with_an_earlier_store(toy_run: ToyRun) -> None:
-    one, other, kept = hs.open(toy_run.path), hs.open(toy_run.path), Kept(most_bytes=100 + 3 * 1024)
+    one, other, kept = hs.open(toy_run.path), hs.open(toy_run.path), Kept(most_small_bytes=100 + 3 * 1024)
     made: list[int] = []
 
     def make(number: int) -> int:
@@ -645,3 +649,45 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_large_things_that_are_kept_do_not_replace_small_ones(toy_run: ToyRun) -> None:
+    store, kept, made = hs.open(toy_run.path), Kept(most_bytes=5 << 20, most_small_bytes=4096), []
+
+    def ask(key: str, size_bytes: int) -> None:
+        kept.get("s", store, key, lambda: made.append(key), lambda _: size_bytes)
+
+    for key, size_bytes in (("small", 9), ("large", 2 << 20), ("larger", 4 << 20), ("small", 9), ("large", 2 << 20)):
+        ask(key, size_bytes)
+    assert made == ["small", "large", "larger", "large"]
+    assert kept.bytes == 9 + (2 << 20) + 2 * 1024
+
+
+@pytest.mark.parametrize("points", [0, 1, 70_001])
+def test_a_grid_chooses_the_points_that_comparing_all_of_them_chooses(points: int) -> None:
+    random = np.random.default_rng(points)
+    plane = np.asfortranarray(random.normal((0.01, -3), (0.05, 0.7), (points, 2)).astype(np.float32))
+    if points > 1:
+        # Points on a line, and points on the corners of polygons.
+        plane[:9, 1], plane[9:12] = -3, [(0, -3), (0.1, -3), (0.05, -2)]
+    grid, shares = PlaneGrid(plane), []
+    for number in range(40):
+        scale = 10.0 ** random.uniform(-3, 5 if number % 4 == 0 else 0)
+        polygon = random.normal((0, -3), scale, (random.integers(3, 9), 2))
+        if number % 5 == 0:
+            polygon = np.array([(0, -3), (0.1, -3), (0.05, -2)]) * (1, 1 + number / 40)
+        corners = tuple(map(tuple, polygon.tolist()))
+        expected = inside(plane, corners)
+        np.testing.assert_array_equal(grid.inside(corners), expected)
+        shares.append(expected.mean() if points else 0)
+    assert points < 2 or (min(shares) < 0.01 and max(shares) > 0.5)
+
+
+def test_parts_of_planes_are_blocks_of_all_images_once(monkeypatch: pytest.MonkeyPatch, toy_run: ToyRun) -> None:
+    store = hs.open(toy_run.path)
+    monkeypatch.setattr(planes, "_PART_POINTS", store.images // 3)
+    monkeypatch.setattr(planes, "_BLOCK", 4)
+    parts = [planes.images_of(store, part) for part in range(planes.parts_of(store))]
+    assert len(parts) > 2
+    assert sorted(np.concatenate(parts).tolist()) == list(range(store.images))
+    assert parts[1][:5].tolist() == [4, 5, 6, 7, 4 * (len(parts) + 1)]

@@ -38,6 +38,7 @@ from headspan.web.state.model_processes import ModelProcesses
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
+from tests.engine.test_process_decoder import alive, wait_until
 
 POOL = Pool("things", ("a red car", "a blue dog", "a hat"), ("colors", "colors", "clothes"))
 LONG = "a red car and a blue dog under a green hat beside a tall tree near two white houses on a small hill"
@@ -139,6 +140,7 @@ def test_a_process_that_is_killed_is_started_again(model: ModelProcesses, store:
     before = model.process(store).pid
     assert before is not None
     os.kill(before, signal.SIGKILL)
+    wait_until(lambda: not alive(before))
     # Its end is noticed, or the question fails that came meanwhile.
     time.sleep(0.2)
     vectors, _ = model.text_vectors(store, ["a text after the end"])

@@ -13,7 +13,8 @@ import headspan as hs
 from headspan.errors import SettingsError
 from headspan.shards.samples import Sample
 from headspan.store.kept_samples import KeptSamples
-from headspan.store.tables import SAMPLES, read_rows, write_samples
+from headspan.store.tables import SAMPLES, read_rows
+from headspan.store.write.sample_tables import write_samples
 
 ROWS, UNIT = 257, 50
 

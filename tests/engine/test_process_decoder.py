@@ -38,6 +38,7 @@ from headspan.timing import StageTimes
 from tests.conftest import ToyRun, encoded_image, relative_files, write_tar
 from tests.engine.crashing import MARK
 from tests.engine.decoding import decoded, spans
+from tests.warm_python import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Preprocess(size=(32, 32))
@@ -62,7 +63,8 @@ def children(parent: int | None = None) -> set[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,comm="], capture_output=True, text=True, check=True)
     lines = [line.split(None, 3) for line in listed.stdout.splitlines()]
     wanted = str(parent or os.getpid())
-    return {int(pid) for pid, of, state, name in lines if of == wanted and state[0] not in "ZX" and name != "ps"}
+    found = {int(pid) for pid, of, state, name in lines if of == wanted and state[0] not in "ZX" and name != "ps"}
+    return found - servers()
 
 
 def alive(pid: int) -> bool:
@@ -386,6 +388,7 @@ print(sorted({"torch", "pyarrow", "zarr", "headspan.store", "headspan.shards.sam
 """
 
 
+@pytest.mark.usefixtures("real_starts")
 def test_a_process_that_decodes_nothing_by_torch_imports_neither_torch_nor_pyarrow(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

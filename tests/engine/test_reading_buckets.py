@@ -19,6 +19,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import headspan as hs
+from benchmarks.counted_reads import BUCKET, CountingStorage, Requests, table
 from headspan.cli.main import main
 from headspan.errors import HeadspanError
 from headspan.io import sparse_files
@@ -37,11 +38,17 @@ from headspan.web.state.kept_on_disk import opened_with_cache
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun
-from tests.engine.bucket_of_folders import BUCKET, Requests, folder_as_bucket
 from tests.engine.model_in_process import InProcess
 from tests.engine.test_mapped import PIECES, SPEC
 from tests.engine.test_other_libraries import analysed  # noqa: F401  (a fixture)
 from tests.engine.test_shard_writer import random_values, write_all
+
+
+def folder_as_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """Let `s3://bucket/NAME` be the folder NAME in `folder`. Returns the requests that are made from now on."""
+    requests = Requests()
+    monkeypatch.setattr("headspan.io.object_store.ObjectStorage", lambda url: CountingStorage(url, folder, requests))
+    return requests
 
 
 @pytest.fixture
@@ -178,6 +185,12 @@ def test_opening_takes_four_requests_and_numbers_take_one_for_each_small_shard(
     requests.clear()
     results.load(store, "textspan", "every")
     assert max(Counter(requests).values()) == 1, "no file of a run is read twice"
+
+
+def test_the_table_of_requests_counts_every_command(analysed: Path) -> None:  # noqa: F811
+    lines = table(analysed, ["info STORE", "runs STORE"]).split("\n")
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| `info STORE`", "| `runs STORE`"]
+    assert lines[2] == "| `hs.open` | 4 | 2 | 0.1 |"
 
 
 @pytest.mark.parametrize("spec", [SPEC, PIECES], ids=["chunks of two heads", "chunks of one head"])

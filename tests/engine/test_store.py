@@ -25,7 +25,8 @@ from headspan.errors import SettingsError, StoreError
 from headspan.shards.samples import BadImage, Sample, SampleSpan
 from headspan.store import reader
 from headspan.store.schema import FORMAT
-from headspan.store.tables import divide_samples, read_spans, rows_of_keys, write_samples
+from headspan.store.tables import read_spans, rows_of_keys
+from headspan.store.write.sample_tables import divide_samples, write_samples
 from tests import tolerances
 from tests.conftest import BROKEN_ROWS, ToyRun, relative_files, zarr_array
 from tests.tolerances import relative_error

@@ -19,6 +19,7 @@ from headspan.decompose.moments import Moments
 from headspan.decompose.transfer import to_host
 from headspan.errors import StoreError
 from headspan.io.files import StagedFile
+from headspan.io.locations import Location
 from headspan.shards.samples import Sample, Shard
 from headspan.store import schema
 from headspan.store.schema import FORMAT
@@ -47,10 +48,19 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A planned store whose units have four shards of patches, two rows each."""
-    monkeypatch.setattr(schema, "_SHARD_BYTES", 2 * 2 * 3 * 5 * 2 * 2)
-    path = tmp_path / "run.zarr"
+def planned(tmp_path: Path) -> Path:
+    return new_store(tmp_path / "run.zarr")
+
+
+def new_store(path: Location, may_exist: bool = False) -> Location:
+    """Plan a store whose units have four shards of patches, two rows each. It is new unless it `may_exist`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "_SHARD_BYTES", 2 * 2 * 3 * 5 * 2 * 2)
+        assert _planned(path) or may_exist
+    return path
+
+
+def _planned(path: Location) -> bool:
     random = np.random.default_rng(0)
     shapes = {"head_to_joint": (2, 3, 2, 3), "head_mean": (2, 3, 2), "bias_to_joint": (2, 3), "bias_mean": (2,)}
     folded = Folded(
@@ -62,8 +72,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     attributes = {"format": FORMAT, "version": "test", "emit": ["heads", "patches"], "dimensions": SIZE}
     with NewStore(path) as staged:
         staged.plan((Sample(row, f"{row}", "a.tar", f"{row}.png", 512, 1) for row in range(IMAGES)), UNIT_IMAGES, [])
-        assert staged.publish(attributes, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded)
-    return path
+        return staged.publish(attributes, [Shard("a.tar", 0, IMAGES, 9_000, 1)], folded)
 
 
 def numbers(rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -31,6 +31,8 @@ _RETRY = {
 }
 # A part of an upload must arrive in this time.
 _TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=60)}
+# Waits before the server is asked for its time again.
+_WAIT_SECONDS = (0.2, 1.0, 5.0)
 _ENVIRONMENT = ("AWS_", "R2_", "GOOGLE_", "AZURE_")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -235,7 +237,12 @@ class ServerClock:
     def now(self) -> float:
         """Return the server's time. Raises StoreError if the server does not tell it."""
         if self._asked is None or time.monotonic() - self._asked > self._SECONDS:
-            if (found := server_time(self._url)) is None:
+            found = server_time(self._url)
+            for seconds in _WAIT_SECONDS:
+                if found is None:
+                    time.sleep(seconds)
+                    found = server_time(self._url)
+            if found is None:
                 raise StoreError(
                     f"{self._url}: the server {redact(endpoint(self._url))} does not tell its time; check the endpoint "
                     "(AWS_ENDPOINT_URL) and the connection"

@@ -17,7 +17,7 @@ import google_crc32c
 from headspan.errors import StoreError
 from headspan.io.buckets import ServerClock, client, is_transient, refusals
 from headspan.io.files import new_token
-from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, StagedUpload
+from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, WAIT_SECONDS, StagedUpload
 from headspan.io.storage import UNLIMITED, Checksum
 from headspan.io.unfinished_uploads import end_upload, unfinished_uploads
 
@@ -30,8 +30,6 @@ Listing = list[dict[str, Any]]
 STAGED = "records/staged"
 # What killed writers staged is deleted after this time, so that a put that is under way is not in vain.
 LEFT_SECONDS = 3600.0
-# Waits before an operation is repeated that obstore does not repeat itself, such as a connection cut in an answer.
-_WAIT_SECONDS = (0.2, 1.0, 5.0)
 # Places that this process has found fit to write.
 _fit: set[str] = set()
 
@@ -208,14 +206,15 @@ class ObjectStorage:
         before = self.now() - LEFT_SECONDS
         old = [found["path"] for found in self.listed(STAGED) if found["last_modified"].timestamp() < before]
         self._delete([key for key in old if _token(key) not in living])
-        for key, upload, began in unfinished_uploads(self.url, STAGED):
+        for key, upload, began in unfinished_uploads(self.url):
             if began < before and _token(key) not in living:
                 end_upload(self.url, key, upload)
 
     def _upload(self, key: str, place: str) -> StagedUpload:
-        # Nothing is requested before the first part is sent.
-        writer = self._obstore.open_writer(self._client, place, buffer_size=PART_BYTES, max_concurrency=SENT_AT_ONCE)
-        return StagedUpload(self, key, place, writer)
+        def open_writer() -> Any:
+            return self._obstore.open_writer(self._client, place, buffer_size=PART_BYTES, max_concurrency=SENT_AT_ONCE)
+
+        return StagedUpload(self, key, place, open_writer)
 
     def _copy(self, source: str, target: str) -> None:
         self._call(target, "written", lambda: self._obstore.copy(self._client, source, target))
@@ -248,7 +247,7 @@ class ObjectStorage:
     def _call(self, key: str, what: str, operation: Callable[[], T]) -> T:
         """Return what an operation that may be repeated returns. Raises StoreError, or FileNotFoundError."""
         with refusals(self.url, key, what):
-            for seconds in _WAIT_SECONDS:
+            for seconds in WAIT_SECONDS:
                 try:
                     return operation()
                 except Exception as error:
@@ -259,7 +258,8 @@ class ObjectStorage:
 
 
 def _token(staged: str) -> str:
-    return staged.removeprefix(f"{STAGED}/").partition("/")[0]
+    """Return the token in the key of a staged file; of another file, which no writer sends for an hour, none."""
+    return staged.removeprefix(f"{STAGED}/").partition("/")[0] if staged.startswith(f"{STAGED}/") else ""
 
 
 def _staged(key: str, token: str) -> str:

@@ -35,7 +35,7 @@ class Remembered(PassingStorage):
         self._folders: dict[str, builtins.list[str]] = {}
 
     @property
-    def bytes(self) -> int:
+    def taken_bytes(self) -> int:
         """The memory of the files."""
         return sum(len(found or b"") for found in list(self._files.values()))
 
@@ -104,7 +104,7 @@ class RemembersStorage(PassingStorage):
         """What a question reads from."""
         if not self._remembers:
             return Remembered(self)
-        if self._kept is None or self._kept.bytes > _KEPT_BYTES:
+        if self._kept is None or self._kept.taken_bytes > _KEPT_BYTES:
             self._kept = Remembered(self)
         return self._kept
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,18 +18,21 @@ from headspan.io.storage import Checksum, Storage
 PART_BYTES = 8 << 20
 # Parts of one object that are sent at the same time.
 SENT_AT_ONCE = 2
+# Waits before an operation is repeated that obstore does not repeat itself, such as after an answer that is cut off.
+WAIT_SECONDS = (0.2, 1.0, 5.0)
 
 
 class StagedUpload:
     """An object that is sent in parts while it is written; it exists when `finish` returns."""
 
-    def __init__(self, storage: Storage, key: str, place: str, writer: Any) -> None:
-        """`writer` is obstore's file object for the object `place`; messages name the file `key`."""
-        self._storage, self._key, self._place = storage, key, place
+    def __init__(self, storage: Storage, key: str, place: str, open_writer: Callable[[], Any]) -> None:
+        """`open_writer` returns obstore's file object for the object `place`; messages name the file `key`."""
+        self._storage, self._key, self._place, self._open_writer = storage, key, place, open_writer
         self._size = self._checksum = 0
         self._part, self._filled = np.empty(0, np.uint8), 0
-        # None once the object exists or never will.
-        self._writer = writer
+        # None once the object exists or never will. Nothing is requested before the first part is sent.
+        self._writer = open_writer()
+        self._begun = False
 
     def __enter__(self) -> StagedUpload:
         return self
@@ -85,8 +89,23 @@ class StagedUpload:
                 self._storage.delete(self._place)
 
     def _send(self) -> None:
-        if self._filled:
-            self._writer.write(self._part[: self._filled].data)
+        if not self._filled:
+            return
+        part = self._part[: self._filled].data
+        for seconds in WAIT_SECONDS:
+            try:
+                self._writer.write(part)
+            except Exception as error:
+                # Until an upload has begun, another one can be. obstore repeats the requests of one that has.
+                if self._begun or not is_transient(error):
+                    raise
+                self.close()
+                time.sleep(seconds)
+                self._writer = self._open_writer()
+            else:
+                self._begun = True
+                return
+        self._writer.write(part)
 
     def _is_there(self) -> bool:
         with suppress(FileNotFoundError):

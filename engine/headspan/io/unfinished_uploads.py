@@ -20,15 +20,15 @@ _SECONDS = 60.0
 _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
-def unfinished_uploads(url: str, folder: str) -> Iterator[tuple[str, str, float]]:
-    """List uploads to files below `folder` of a store at `url`: the key, the upload, and when it began.
+def unfinished_uploads(url: str) -> Iterator[tuple[str, str, float]]:
+    """List uploads to files of the store at `url`: the key, the upload, and when it began.
 
     None if the provider has no such uploads, botocore is not installed, or this user may not list them.
     """
     if urlsplit(url).scheme not in ("s3", "r2"):
         return
     store = urlsplit(url).path.strip("/")
-    query = {"uploads": "", "prefix": f"{store}/{folder}/"}
+    query = {"uploads": "", "prefix": f"{store}/"}
     # Stops at an answer that cannot be read; the uploads then wait for another process, or the bucket's own rule.
     with suppress(OSError, ValueError, ElementTree.ParseError):
         while True:

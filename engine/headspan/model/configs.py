@@ -10,7 +10,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -50,7 +49,7 @@ class NamedConfig:
     file: Path | None = None
     # The folder, if it holds the weights too; None if they come from a repository.
     folder: Path | None = None
-    # Whether the config was read from a store's attributes. Its file is then deleted at the end of the process.
+    # Whether the config was read from a store's attributes. Then `file` is no more than a name.
     of_store: bool = False
 
     def tokenizer(self) -> Any:
@@ -179,7 +178,11 @@ def _is_whole(config: Any) -> TypeGuard[dict[str, Any]]:
 
 def _register(path: Path, config: dict[str, Any]) -> None:
     if get_model_config(path.stem) != config or path.stem not in _REGISTERED:
-        open_clip.add_model_config(path)
+        # open_clip reads only files, and a store's config is in none.
+        with tempfile.TemporaryDirectory(prefix="headspan-configs-") as folder:
+            copy = Path(folder) / path.name
+            copy.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(copy)
     _REGISTERED[path.stem] = path
 
 
@@ -191,23 +194,11 @@ def _from_store(stem: str, stored: Mapping[str, Any], with_weights: bool = False
     if known is not None and known != config and stem not in _REGISTERED:
         # A model of open_clip has this name now.
         stem = f"headspan-{stem}"
-    path = _temporary_folder() / f"{stem}.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
+    path = Path(f"{stem}.json")
     _register(path, config)
     return NamedConfig(
         config, stem, with_weights=with_weights, preprocess=dict(stored["preprocess"]), file=path, of_store=True
     )
-
-
-@cache
-def _temporary_folder() -> Path:
-    """A folder for configs to register with open_clip, which reads only files. Deleted at the end of the process."""
-    folder = tempfile.TemporaryDirectory(prefix="headspan-configs-")
-    _TEMPORARY_FOLDERS.append(folder)
-    return Path(folder.name)
-
-
-_TEMPORARY_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _from_folder(name: str, folder: Path) -> NamedConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -20,6 +20,7 @@ from headspan.io.locations import Location, StoreURL
 from headspan.io.retry import is_remote
 from headspan.io.stores import storage_to_write
 from headspan.member_names import MemberNames
+from headspan.run.plan_processes import planned_tables, uses_processes
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.store.consolidated import ROOT
@@ -90,8 +91,14 @@ class PlanInProgress:
     def _read(self, on_progress: Listener) -> Plan:
         shards: list[Shard] = []
         notes: list[BadImage] = []
-        samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
-        images = self.staged.plan(samples, self._unit_images, notes)
+        if uses_processes(self._urls):
+            tables = planned_tables(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
+            # Closed in any case, so that no process outlives a failure.
+            with closing(tables):
+                images = self.staged.plan_tables(tables, self._unit_images, notes)
+        else:
+            samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
+            images = self.staged.plan(samples, self._unit_images, notes)
         return Plan(shards, notes, images, self._unit_images)
 
     def _end_if_stopped(self) -> None:

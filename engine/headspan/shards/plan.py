@@ -76,15 +76,20 @@ def list_samples(
         on_progress(Progress(stage="plan", done=done, total=len(urls), note=counted(images, "image")))
         yield shard, samples
     if images == 0:
-        expected = f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"
-        if names.image is not None:
-            expected = f"the members that --image-member {names.image} selects"
-        found = ", ".join(f"{field or 'nothing'} {counted(count, 'time')}" for field, count in fields.most_common(5))
-        raise SourceError(
-            f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}); headspan expects "
-            f"{expected}, but the members' names have after their first dot: "
-            f"{found or 'nothing, since there are no members'}; check the shards"
-        )
+        raise no_images(urls, names, fields)
+
+
+def no_images(urls: Mapping[str, str], names: MemberNames, fields: Counter[str]) -> SourceError:
+    """The error about shards without an image; `fields` counts what follows the key in the names of their members."""
+    expected = f"members named {', '.join(f'*.{extension}' for extension in sorted(IMAGE_EXTENSIONS))}"
+    if names.image is not None:
+        expected = f"the members that --image-member {names.image} selects"
+    found = ", ".join(f"{field or 'nothing'} {counted(count, 'time')}" for field, count in fields.most_common(5))
+    return SourceError(
+        f"no image in {counted(len(urls), 'shard')} (first: {next(iter(urls), 'none')}); headspan expects "
+        f"{expected}, but the members' names have after their first dot: "
+        f"{found or 'nothing, since there are no members'}; check the shards"
+    )
 
 
 def scan(

@@ -90,7 +90,7 @@ class CommitRecords:
     @property
     def complete(self) -> bool:
         """Whether all units are finished and their moments are in the arrays `moments/…`."""
-        return self._exists(COMPLETE) and all(self._exists(group_key(group)) for group in self.groups)
+        return self._exists(COMPLETE) and set(self.group_records()).issuperset(map(group_key, self.groups))
 
     def moments(self) -> MergedMoments | None:
         """Return the moments of all finished units; None if no unit is finished."""

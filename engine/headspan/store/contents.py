@@ -30,9 +30,11 @@ from headspan.store.commit_records import CommitRecords, Files, UnitRecord
 from headspan.store.mapped import MappedRows
 from headspan.store.ranged_rows import RangedRows
 from headspan.store.schema import UNREADABLE, dimensions, open_group, stored_row_arrays
-from headspan.store.shard_rows import ShardRows, UnmappableError, pieces_of, within_pieces
+from headspan.store.shard_rows import ShardRows, UnmappableError, as_range, pieces_of, within_pieces
 from headspan.store.tables import read_unit
 
+# Of a store with more units, opening reads no record: it would take longer than a second.
+LARGE_UNITS = 8192
 # The most bytes that `outer` reads at once, unless a row of chunks is larger.
 _BLOCK_BYTES = 64 << 20
 
@@ -47,11 +49,12 @@ class Contents:
         self.size = dimensions(self.attributes)
         self.units = -(-self.size.images // self.size.unit_images)
         self.commits = CommitRecords(self.storage, self.units)
-        self.records: list[UnitRecord] = self.commits.records()
-        # Rows of a unit without a record may be half written, so they are never read.
-        self.committed = np.zeros(self.size.images, bool)
-        for record in self.records:
-            self.committed[record.first_row : record.first_row + record.rows] = True
+        # Whether each unit is committed. Rows of the others may be half written, so they are never read.
+        self.is_large = self.units > LARGE_UNITS
+        self.done = self.commits.done() if self.is_large else np.zeros(self.units, bool)
+        if not self.is_large:
+            # Records of a small store are read now, which shows whether they are damaged.
+            self.done[[record.unit for record in self.records]] = True
         self._maps: dict[str, ShardRows] = {}
 
     def keep_on_disk(self, blocks: DiskBlocks) -> None:
@@ -65,6 +68,26 @@ class Contents:
                 recorded.update(record.files)
             self.storage.files.disk = blocks
             self.storage.files.content_of = lambda key: _content(self.path, key, recorded)
+
+    @cached_property
+    def records(self) -> list[UnitRecord]:
+        """The commit records, in order. Raises StoreError if one is damaged."""
+        # Units that were committed after a large store was opened are not shown.
+        return [record for record in self.commits.records() if not self.is_large or self.done[record.unit]]
+
+    @property
+    def good_images(self) -> int:
+        """The number of images that could be used; of a large complete store, without reading its records."""
+        if self.is_large and "records" not in self.__dict__ and self.commits.complete:
+            return int(self.values("moments/count")[0])
+        return sum(record.images for record in self.records)
+
+    def committed(self, rows: np.ndarray | slice) -> np.ndarray | bool:
+        """Whether the unit of each of `rows`, a list or a range, is committed; True if all units are."""
+        if self.done.all():
+            return True
+        places = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return self.done[places // self.size.unit_images]
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
@@ -139,9 +162,7 @@ class Contents:
             values = self.maps(name).read(index, dtype)
         except UnmappableError:
             values = self.values(name, slice(None), *index, dtype=dtype)
-        if not self.committed.all():
-            values[~self.committed] = self.specs[name].fill
-        return values
+        return self._filled(name, values, slice(0, self.size.images))
 
     def row(self, name: str, row: int, *index: int, dtype: DTypeLike | None = None) -> np.ndarray:
         """Read one row like `read`."""
@@ -149,7 +170,7 @@ class Contents:
             values = self.maps(name).row(row, index, dtype)
         except UnmappableError:
             values = self.values(name, row, *index, dtype=dtype)
-        return values if self.committed[row] else np.full_like(values, self.specs[name].fill)
+        return values if self.done[row // self.size.unit_images] else np.full_like(values, self.specs[name].fill)
 
     def values(self, name: str, *selection: slice | int, dtype: DTypeLike | None = None) -> np.ndarray:
         """Read an array, or a selection of it, with zarr. Raises StoreError if that fails."""
@@ -191,19 +212,18 @@ class Contents:
             with suppress(UnmappableError):
                 return self._picked(name, rows, index)
         # Ranges are read, and places picked from them: Zarr reads a list of rows 7 to 25 times as slowly as a range.
-        ranges, picks = zip(*map(_as_range, index), strict=True) if index else ((), ())
+        ranges, picks = zip(*map(as_range, index), strict=True) if index else ((), ())
         row_bytes = math.prod(each.stop - each.start for each in ranges) * found.itemsize
         block_rows = max(1, _BLOCK_BYTES // (row_bytes * spec.chunk[0])) * spec.chunk[0]
         order = np.argsort(rows // block_rows, kind="stable")
         borders = np.flatnonzero(np.diff(rows[order] // block_rows)) + 1
         for places in np.split(order, borders):
-            here, pick = _as_range(rows[places])
+            here, pick = as_range(rows[places])
             values = self.values(name, here, *ranges)
             for axis, each in enumerate((pick, *picks)):
                 values = values if each is None else values.take(each, axis)
             found[places] = values
-        found[~self.committed[rows]] = spec.fill
-        return found
+        return self._filled(name, found, rows)
 
     def _picked(self, name: str, rows: np.ndarray, index: Sequence[np.ndarray]) -> np.ndarray:
         """As `outer`, by ranges of bytes. Raises UnmappableError."""
@@ -211,8 +231,7 @@ class Contents:
         found = np.empty((len(rows), *map(len, index[: len(maps.apart)]), *maps.whole), spec.dtype)
         maps.take(rows, pieces_of(maps.apart, index), found.reshape(len(rows), -1, *maps.whole))
         found = within_pieces(found, len(maps.apart), index)
-        found[~self.committed[rows]] = spec.fill
-        return found
+        return self._filled(name, found, rows)
 
     def block(self, name: str, first_row: int, end: int, *index: int) -> np.ndarray:
         """Read the rows from `first_row` to `end` of an array like `read`."""
@@ -228,8 +247,13 @@ class Contents:
                 begin += len(chunk)
         except UnmappableError:
             found = self.values(name, slice(first_row, end), *index)
-        found[~self.committed[first_row:end]] = spec.fill
-        return found
+        return self._filled(name, found, slice(first_row, end))
+
+    def _filled(self, name: str, values: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+        """`values` of `rows`, with the fill value where a unit is not committed."""
+        if (committed := self.committed(rows)) is not True:
+            values[~committed] = self.specs[name].fill
+        return values
 
     def good_rows(self) -> np.ndarray:
         """Return the rows of images that could be used. Raises StoreError if `ok` contradicts the commit records.
@@ -239,7 +263,7 @@ class Contents:
         if isinstance(self.storage, RangedStorage) and all(
             len({bad.row for bad in record.bad}) == record.rows - record.images for record in self.records
         ):
-            good = self.committed.copy()
+            good = np.repeat(self.done, self.size.unit_images)[: self.size.images]
             good[[bad.row for record in self.records for bad in record.bad]] = False
             return np.flatnonzero(good)
         good = np.flatnonzero(self.read("ok") == 1)
@@ -273,10 +297,3 @@ def _content(path: Location, key: str, recorded: Files) -> str:
     if key not in recorded:
         return ""
     return hashlib.sha256(json.dumps([str(path), key, *recorded[key]]).encode()).hexdigest()[:32]
-
-
-def _as_range(places: np.ndarray) -> tuple[slice, np.ndarray | None]:
-    """Return the range that contains `places`, and where they are in it; None if they are the whole range in order."""
-    first, last = int(places.min()), int(places.max())
-    whole = len(places) == last - first + 1 and bool((np.diff(places) == 1).all())
-    return slice(first, last + 1), None if whole else places - first

@@ -55,7 +55,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
     through_pool = f"; {as_ranges(store.through_pool_layers)} through the pooling" if store.through_pool_layers else ""
-    units = f"{len(store.contents.records):,} done, of {attributes['dimensions']['unit_images']:,} images each"
+    units = f"{int(store.contents.done.sum()):,} done, of {attributes['dimensions']['unit_images']:,} images each"
     if quarantined:
         units += (
             f"; quarantined: {as_ranges([unit.index for unit in quarantined])}, which `headspan repair` tries again"

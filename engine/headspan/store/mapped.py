@@ -23,7 +23,9 @@ import numpy as np
 from headspan.errors import StoreError
 from headspan.io.files import memory_map, read_ahead, read_parts
 from headspan.store.array_spec import ArraySpec
-from headspan.store.shard_layout import rows_first, shard_index, undivided
+from headspan.store.conversion import copy_numbers
+from headspan.store.copied_runs import Runs
+from headspan.store.shard_layout import file_order, rows_first, shard_index, undivided
 from headspan.store.shard_rows import ShardRows, spans
 from headspan.store.shard_rows import UnmappableError as UnmappableError
 
@@ -45,8 +47,36 @@ class MappedRows(ShardRows):
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         super().__init__(spec)
         self._root = root
-        # By first row. Only this holds a map, so that the maps of a store are closed when it is dropped.
+        # By first row. Only these hold a map, so that the maps of a store are closed when it is dropped.
         self.mapped: dict[int, np.ndarray] = {}
+        self._bytes: dict[int, memoryview] = {}
+
+    def drop(self, first_row: int) -> None:
+        """Close the map of a shard."""
+        self.mapped.pop(first_row, None)
+        self._bytes.pop(first_row, None)
+
+    def take(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+        """As `ShardRows.take`, with fewer calls for few rows and for rows that are neighbours."""
+        runs = Runs(*self._items(rows, places)) if out.size else None
+        if runs is None or not runs.are_few:
+            super().take(rows, places, out)
+            return
+        taken = out if out.dtype == self.spec.dtype else np.empty(out.shape, self.spec.dtype)
+        runs.copy(self._bytes_of, self.piece.itemsize, np.asarray(self.spec.fill, self.spec.dtype).tobytes(), taken)
+        if taken is not out:
+            copy_numbers(taken, out)
+
+    def _bytes_of(self, shard: int) -> memoryview | None:
+        """Return the bytes of a shard's pieces; None if the shard is missing."""
+        first_row = shard * self.spec.shard[0]
+        chunks = file_order(self._shard(first_row))
+        if not chunks.flags.c_contiguous:
+            return None
+        found = self._bytes.get(first_row)
+        if found is None:
+            found = self._bytes[first_row] = memoryview(chunks.reshape(-1).view(np.uint8))
+        return found
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the pieces at `places` of rows, in ascending order, to `out`: `[place, row]`, items of type `piece`.
@@ -92,6 +122,9 @@ class MappedRows(ShardRows):
 
     def expect(self, places: Sequence[Sequence[int]], first_row: int, end: int) -> None:
         """Do nothing, since the system reads pages of maps ahead."""
+
+    def places_ahead(self, rows: int) -> int:
+        return 1 << 30
 
     def _shards(self, index: Sequence[int], first_row: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         for begin in range(first_row // self.spec.shard[0] * self.spec.shard[0], end, self.spec.shard[0]):
@@ -150,7 +183,7 @@ class _OpenMaps:
         while len(self._order) > most:
             (rows, first_row), _ = self._order.popitem(last=False)
             if (array := rows()) is not None:
-                array.mapped.pop(first_row, None)
+                array.drop(first_row)
 
 
 _OPEN = _OpenMaps()

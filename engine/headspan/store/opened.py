@@ -7,6 +7,7 @@ Every array, table and index of one open store counts the same images.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,17 @@ class OpenStore:
         self.path = location_of(path, StoreError)
         self.contents = Contents(self.path)
         self._size = self.contents.size
-        self._rows = np.arange(self._size.images) if include_failed else self.contents.good_rows()
+        self._include_failed = include_failed
+        if not self.contents.is_large:
+            # Raises if they contradict the commit records.
+            _ = self._rows
         self._kept_samples: KeptSamples | None = None
         self._shards: list[Shard] | None = None
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        """The rows that are shown, as eight bytes each: of a large store, they are not read before they are needed."""
+        return np.arange(self._size.images) if self._include_failed else self.contents.good_rows()
 
     def __repr__(self) -> str:
         return (
@@ -77,7 +86,9 @@ class OpenStore:
     @property
     def images(self) -> int:
         """Number of images shown."""
-        return len(self._rows)
+        if "_rows" in self.__dict__:
+            return len(self._rows)
+        return self._size.images if self._include_failed else self.contents.good_images
 
     @property
     def planned_images(self) -> int:
@@ -87,7 +98,7 @@ class OpenStore:
     @property
     def complete(self) -> bool:
         """Whether every unit of the plan is committed."""
-        return bool(self.contents.committed.all())
+        return bool(self.contents.done.all())
 
     @property
     def stored_bytes(self) -> int:
@@ -198,6 +209,13 @@ class OpenStore:
         shown[self._rows] = True
         # Filtered part by part; `take` would join the parts first, and their captions may exceed Arrow's 2 GiB.
         return read_table(self.contents.storage, self.contents.units, chosen).filter(pa.array(shown))
+
+    def few_samples(self, images: Sequence[int] | np.ndarray, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return `columns` of a few images' samples, as `samples(images, columns).to_pylist()` does."""
+        if self._kept_samples is None or len(images) > FEW_ROWS:
+            return self.samples(images, columns).to_pylist()
+        found = self._kept_samples.values(self._rows[np.asarray(images, np.int64)], columns)
+        return [dict(zip(columns, sample, strict=True)) for sample in zip(*found, strict=True)]
 
     def keep_samples(self, most_bytes: int) -> None:
         """Keep the columns that `samples` reads for a few images, at most `most_bytes`, for many small questions."""

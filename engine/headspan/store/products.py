@@ -72,7 +72,10 @@ def _pass(
         ]
         for row in range(first_row, end, block_rows):
             count = min(end - row, block_rows)
+            ahead = maps.places_ahead(count)
             for number, (place, both) in enumerate(zip(places, packed, strict=True)):
+                if number % ahead == 0:
+                    maps.expect(places[number : number + 2 * ahead], row, row + count)
                 # Listed first, so that a thread hardly needs the interpreter's lock between its products.
                 chunks = [
                     # Copies only if the shard is missing.

@@ -21,6 +21,8 @@ from headspan.store.shard_rows import ShardRows, UnmappableError, spans
 
 # Ranges of further shards are fetched ahead, while all that are on their way have at most so many bytes.
 _AHEAD_BYTES = 64 << 20
+# Places of which rows are fetched at once, for each thread that computes.
+_PLACES_BYTES = 4 << 20
 _index = lru_cache(32)(shard_index)
 
 
@@ -43,6 +45,9 @@ class RangedRows(ShardRows):
     def expect(self, places: Sequence[Sequence[int]], first_row: int, end: int) -> None:
         for begin in range(first_row // self.spec.shard[0] * self.spec.shard[0], end, self.spec.shard[0]):
             self._start(begin, np.concatenate([self._of_rows(index, begin, first_row, end) for index in places]))
+
+    def places_ahead(self, rows: int) -> int:
+        return max(1, _PLACES_BYTES // (rows * self.piece.itemsize))
 
     def _shards(self, index: Sequence[int], first_row: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         begins = range(first_row // self.spec.shard[0] * self.spec.shard[0], end, self.spec.shard[0])

@@ -56,6 +56,10 @@ class ShardRows(ABC):
     def expect(self, places: Sequence[Sequence[int]], first_row: int, end: int) -> None:
         """Begin to read what `chunks` would return of these rows at each of `places`, without waiting."""
 
+    @abstractmethod
+    def places_ahead(self, rows: int) -> int:
+        """Of how many places of the first axes `expect` is best told at once, each with so many rows."""
+
     @property
     def apart(self) -> tuple[int, ...]:
         """The lengths of the first axes after the rows, up to the last one along which inner chunks divide a row."""
@@ -202,3 +206,10 @@ def within_pieces(out: np.ndarray, apart: int, chosen: Sequence[np.ndarray]) -> 
         if not np.array_equal(chosen[axis], np.arange(out.shape[1 + axis])):
             out = out.take(chosen[axis], 1 + axis)
     return out
+
+
+def as_range(places: np.ndarray) -> tuple[slice, np.ndarray | None]:
+    """Return the range that contains `places`, and where they are in it; None if they are the whole range in order."""
+    first, last = int(places.min()), int(places.max())
+    whole = len(places) == last - first + 1 and bool((np.diff(places) == 1).all())
+    return slice(first, last + 1), None if whole else places - first

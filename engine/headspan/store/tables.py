@@ -6,9 +6,8 @@ Each unit of work is one row group, so that the samples of one unit can be read 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from headspan.io.files import delete_folder, move
 from headspan.io.ranged import reading_storage
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Shard
 from headspan.store.schema import RECORDS
 from headspan.store.table_files import Root, opened_table
 
 SHARDS_FILE, NOTES_FILE = f"{RECORDS}/shards.parquet", f"{RECORDS}/notes.parquet"
-_UNITS_PER_FILE = 128
+UNITS_PER_FILE = 128
 # Rows of samples that a scan holds in memory at once.
 _SCANNED_ROWS = 1 << 15
 # Of more keys, each unit is likely to hold one.
@@ -55,47 +53,6 @@ _SHARDS = pa.schema(
     ]
 )
 _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string()), ("reason", pa.string())])
-
-
-def write_samples(root: Path, samples: Iterable[Sample], unit_images: int) -> int:
-    """Write all samples in row order. Returns their number. Only one unit is in memory at a time."""
-    stream = iter(samples)
-    groups = iter(lambda: list(islice(stream, unit_images)), [])
-    return _write_units(root, (_table(group, SAMPLES) for group in groups), unit_images)
-
-
-def divide_samples(root: Path, images: int, planned: int, unit_images: int) -> None:
-    """Divide the units that `write_samples` wrote, of `planned` images each, into units of `unit_images`.
-
-    `unit_images` divides `planned`. The files are then those that `write_samples` writes for such units.
-    """
-    assert planned % unit_images == 0, "each unit is divided evenly"
-    whole = root / "undivided"
-    (whole / RECORDS).mkdir(parents=True)
-    move(root / RECORDS / "samples", whole / RECORDS / "samples")
-    tables = (unit_table(whole, unit) for unit in range(-(-images // planned)))
-    parts = (table.slice(start, unit_images) for table in tables for start in range(0, len(table), unit_images))
-    _write_units(root, parts, unit_images)
-    delete_folder(whole)
-
-
-def _write_units(root: Path, units: Iterable[pa.Table], unit_images: int) -> int:
-    """Write the tables of the units, in order. Returns the number of their rows."""
-    (root / RECORDS / "samples").mkdir(parents=True)
-    total, writer = 0, None
-    try:
-        for unit, table in enumerate(units):
-            if unit % _UNITS_PER_FILE == 0:
-                if writer is not None:
-                    writer.close()
-                writer = pq.ParquetWriter(root / _file_of(unit), SAMPLES, compression="zstd")
-            assert writer is not None
-            writer.write_table(table, row_group_size=unit_images)
-            total += len(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    return total
 
 
 def read_unit(root: Root, unit: int) -> Iterator[Sample]:
@@ -200,8 +157,8 @@ def _picked(table: pa.Table, places: Int[np.ndarray, " row"]) -> pa.Table:
 
 def unit_table(root: Root, unit: int, columns: list[str] | None = None) -> pa.Table:
     """Return the samples of the unit with that index, or some of their columns, in row order."""
-    with opened_table(root, _file_of(unit)) as table:
-        return table.group(unit % _UNITS_PER_FILE, columns)
+    with opened_table(root, samples_file(unit)) as table:
+        return table.group(unit % UNITS_PER_FILE, columns)
 
 
 def read_table(root: Root, units: int, columns: Sequence[str] = tuple(SAMPLES.names)) -> pa.Table:
@@ -240,21 +197,22 @@ def filled_columns(root: Root, units: int) -> frozenset[str]:
 
 def sample_files(units: int) -> list[str]:
     """Return the keys of the tables of samples of a plan with that number of units."""
-    return [_file_of(unit) for unit in range(0, units, _UNITS_PER_FILE)]
+    return [samples_file(unit) for unit in range(0, units, UNITS_PER_FILE)]
 
 
-def _file_of(unit: int) -> str:
-    return f"{RECORDS}/samples/{unit // _UNITS_PER_FILE:05d}.parquet"
+def samples_file(unit: int) -> str:
+    """Return the key of the table with the samples of a unit."""
+    return f"{RECORDS}/samples/{unit // UNITS_PER_FILE:05d}.parquet"
 
 
 def write_shards(root: Path, shards: Sequence[Shard]) -> None:
     """Write the table of the shards of the plan."""
-    pq.write_table(_table(shards, _SHARDS), root / SHARDS_FILE, compression="zstd")
+    pq.write_table(table_of(shards, _SHARDS), root / SHARDS_FILE, compression="zstd")
 
 
 def write_notes(root: Path, notes: Sequence[BadImage]) -> None:
     """Write the plan's notes about captions, metadata, labels and members that could not be used."""
-    pq.write_table(_table(notes, _NOTES), root / NOTES_FILE, compression="zstd")
+    pq.write_table(table_of(notes, _NOTES), root / NOTES_FILE, compression="zstd")
 
 
 def read_notes(root: Root) -> list[BadImage]:
@@ -283,6 +241,7 @@ def _read(root: Root, key: str, columns: Sequence[str] | None = None) -> pa.Tabl
         return table.whole(columns)
 
 
-def _table(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
+def table_of(records: Sequence[Any], schema: pa.Schema) -> pa.Table:
+    """Return the table of records that have an attribute for each column."""
     columns = {name: [getattr(record, name) for record in records] for name in schema.names}
     return pa.table(columns, schema=schema)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, Path, Request, Response
 from jaxtyping import Float, Float32, Int
+from starlette.concurrency import run_in_threadpool
 
 from headspan.concepts.labelled_heads import labelled_heads
 from headspan.concepts.labels import Labels
@@ -124,11 +125,16 @@ class AskedStore:
 
     def classes(self) -> Classes:
         """The classes of the images."""
-        return self.keep("classes", lambda: read_classes(self.store), lambda found: found.bytes)
+        has_metadata = "metadata" in self.explorer.stores.filled_columns(self.name)
+        return self.keep("classes", lambda: read_classes(self.store, has_metadata), lambda found: found.bytes)
 
     def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
         return self.explorer.kept.get(self.name, self.store, key, make, size)
+
+    def kept(self, key: Hashable) -> Any:
+        """What is kept for `key`; None if nothing is."""
+        return self.explorer.kept.known(self.name, self.store, key)
 
     def answer(self, key: Hashable, make: Callable[[], Answer]) -> Response:
         """The answer that `make` gives, or that it gave before to the same request; kept as it is sent."""
@@ -137,11 +143,11 @@ class AskedStore:
 
     def hits(self, images: Int[np.ndarray, " hit"], scores: Float[np.ndarray, " hit"] | None = None) -> list[Hit]:
         """Images by their indices, in this order, as hits."""
-        table = self.store.samples(np.asarray(images, np.int64), ["row", "key", "caption", "label"])
-        names = self._class_names(images, table["label"].to_pylist())
+        samples = self.store.few_samples(images, ["row", "key", "caption", "label"])
+        names = self._class_names(images, [sample["label"] for sample in samples])
         return [
             Hit(**sample, class_name=names[place], score=None if scores is None else float(scores[place]))
-            for place, sample in enumerate(table.to_pylist())
+            for place, sample in enumerate(samples)
         ]
 
     def _class_names(self, images: Int[np.ndarray, " hit"], labels: list[int | None]) -> list[str | None]:
@@ -149,15 +155,16 @@ class AskedStore:
         names = self.classes().names
         if names or not len(images) or not self._has_class_names():
             return [None if label is None else names.get(label) for label in labels]
-        metadata = self.store.samples(np.asarray(images, np.int64), ["metadata"])["metadata"].to_pylist()
-        return [class_name(metadata_of(each)) for each in metadata]
+        return [class_name(metadata_of(each["metadata"])) for each in self.store.few_samples(images, ["metadata"])]
 
     def _has_class_names(self) -> bool:
         """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
 
         def look() -> bool:
-            first = self.store.samples(list(range(min(_FIRST, self.store.images))), ["metadata"])["metadata"]
-            return any(class_name(metadata_of(each)) is not None for each in first.to_pylist())
+            if "metadata" not in self.explorer.stores.filled_columns(self.name):
+                return False
+            first = self.store.few_samples(range(min(_FIRST, self.store.images)), ["metadata"])
+            return any(class_name(metadata_of(each["metadata"])) is not None for each in first)
 
         return self.keep("has class names", look)
 
@@ -169,10 +176,18 @@ class AskedStore:
             )
 
 
-def asked_store(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
-    """The store that the address names. Raises Missing if the explorer does not show it, or no longer."""
+def asked_store(request: Request, store: str) -> AskedStore:
+    """The store of that name. Raises Missing if the explorer does not show it, or no longer."""
     found = explorer_of(request)
     return AskedStore(found, store, found.stores.get(store))
+
+
+async def store_of_address(request: Request, store: Annotated[str, Path(max_length=200)]) -> AskedStore:
+    """The store that the address names, as `asked_store` finds it."""
+    if explorer_of(request).stores.looked_at(store):
+        return asked_store(request, store)
+    # Its files are looked at once a second, and it may be opened again: not in the thread that serves all requests.
+    return await run_in_threadpool(asked_store, request, store)
 
 
 def named(heads: Sequence[Head]) -> list[HeadName]:
@@ -181,4 +196,4 @@ def named(heads: Sequence[Head]) -> list[HeadName]:
 
 
 # The parameter of a route that answers about one store.
-Asked = Annotated[AskedStore, Depends(asked_store)]
+Asked = Annotated[AskedStore, Depends(store_of_address)]

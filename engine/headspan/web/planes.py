@@ -1,7 +1,8 @@
 """The points of planes, in parts: each part is an even sample of the images, so that a page shows all of them soon.
 
-Points are computed when they are asked for, and kept: a head's all at once, the embeddings' part by part. All planes of
-a store have the same parts, so that one colouring serves all of them.
+A part has every so many-th block of neighbouring images, so that it is read in whole pages of a file. Points are
+computed part by part when they are asked for, and kept. All planes of a store have the same parts, so that one
+colouring serves all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from headspan.web.refusals import Missing
 # A part reads so much of the embeddings, which are the largest numbers that a plane needs, and has at most so many
 # points: both take well under 0.1 seconds.
 _PART_BYTES, _PART_POINTS = 48 << 20, 32_768
+# A head's 64 numbers of so many images fill a page.
+_BLOCK = 32
 # The extent reaches beyond the points of the first part by this share on each side.
 _MARGIN = 0.05
 
@@ -34,7 +37,14 @@ def rows_of(store: Store, part: int) -> Int64[np.ndarray, " row"]:
     parts = parts_of(store)
     if not 0 <= part < parts:
         raise Missing(f"{store.path}: planes have parts 0 to {parts - 1}, but not {part}")
-    return store.rows[part::parts]
+    return store.rows[images_of(store, part)]
+
+
+def images_of(store: Store, part: int) -> Int64[np.ndarray, " image"]:
+    """The indices of the images of one part, ascending."""
+    blocks = np.arange(part, -(-store.images // _BLOCK), parts_of(store))
+    found = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+    return found[: np.searchsorted(found, store.images)]
 
 
 def space_of(asked: AskedStore, head: Head | None) -> Space:
@@ -47,17 +57,16 @@ def space_of(asked: AskedStore, head: Head | None) -> Space:
 def points_of(asked: AskedStore, head: Head | None, part: int) -> Float32[np.ndarray, "point 2"]:
     """The points of one part of a plane."""
     rows, space = rows_of(asked.store, part), space_of(asked, head)
-    if head is not None:
-        # All parts of a head's plane take little longer than one: each page of the file holds points of many parts.
-        return all_points(asked, head)[part :: parts_of(asked.store)]
+    if (every := asked.kept(("plane", head))) is not None:
+        return every[images_of(asked.store, part)]
     return asked.keep(
         ("plane", head, part), lambda: space.plane(rows).astype(np.float32), lambda points: int(points.nbytes)
     )
 
 
 def all_points(asked: AskedStore, head: Head | None) -> Float32[np.ndarray, "image 2"]:
-    """The points of all images in their order, part by part."""
-    store, parts = asked.store, parts_of(asked.store)
+    """The points of all images in their order."""
+    store = asked.store
     if head is not None:
         space = space_of(asked, head)
         return asked.keep(
@@ -67,8 +76,8 @@ def all_points(asked: AskedStore, head: Head | None) -> Float32[np.ndarray, "ima
             lambda points: int(points.nbytes),
         )
     found = np.empty((store.images, 2), np.float32, order="F")
-    for part in range(parts):
-        found[part::parts] = points_of(asked, head, part)
+    for part in range(parts_of(store)):
+        found[images_of(store, part)] = points_of(asked, head, part)
     return found
 
 

@@ -23,8 +23,8 @@ from headspan.store.reader import Store
 from headspan.store.selected_moments import unit_embeddings
 from headspan.store.selection import Selection
 
-# Images whose numbers are multiplied at once, while they are in a core's cache.
-_BLOCK_ROWS = 2048
+# Numbers that are multiplied at once. Reading a few rows of each shard takes as long as reading hundreds.
+_BLOCK_NUMBERS = 2 << 20
 # Directions with less of the variance are the rounding of float64 sums.
 _LEAST_SHARE = 2.0**-40
 
@@ -99,8 +99,9 @@ class Space:
             # In one pass at the speed of memory.
             return coordinate_products(self.store, [self.head], [factors]).T.astype(np.float64)
         found, single = np.empty((len(rows), factors.shape[1])), factors.astype(np.float32)
-        for first in range(0, len(rows), _BLOCK_ROWS):
-            here = slice(first, first + _BLOCK_ROWS)
+        at_once = max(1, _BLOCK_NUMBERS // len(single))
+        for first in range(0, len(rows), at_once):
+            here = slice(first, first + at_once)
             numbers, norm = self._stored(rows[here])
             if self.head is None:
                 found[here] = (numbers @ single) / norm[:, 2:]

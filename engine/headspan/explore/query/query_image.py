@@ -93,7 +93,7 @@ def query_image(
     row = store.row_of(number)
     number = range(store.images)[number]
     contents = store.contents
-    (name,) = store.samples([number], ["key"])["key"].to_pylist()
+    (name,) = (sample["key"] for sample in store.few_samples([number], ["key"]))
     norm = contents.row("norm", row)
     refuse_failed(store, number, norm)
     patches = None

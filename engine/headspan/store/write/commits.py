@@ -157,7 +157,9 @@ class Commits(CommitRecords):
 
     def merge_groups(self) -> None:
         """Merge every group whose units are all finished, and clean up after an interrupted merge."""
-        for group in self.groups:
+        # Only groups that have files of single units left: a look for each of all groups' files would take long.
+        files = [*self.unit_files(), *self.unit_files("moments")]
+        for group in sorted({group_of(_number_in(key)) for key in files}):
             self._merge_group(group)
 
     def note_plan(self, files: Files) -> None:
@@ -172,7 +174,8 @@ class Commits(CommitRecords):
         whole = group_key(group)
         keys = [unit_key(unit) for unit in self.units_of(group)]
         if not self._exists(whole):
-            if not all(map(self._exists, keys)):
+            # From the end, since most workers go through a group from its start: usually one look tells.
+            if not all(map(self._exists, reversed(keys))):
                 return
             moments = self.group_moments(group)
             assert moments is not None, "a group of finished units has moments"

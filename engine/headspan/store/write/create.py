@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import zarr
 
 from headspan.decompose.formula import Folded
@@ -39,15 +40,14 @@ from headspan.store.schema import (
 from headspan.store.tables import (
     NOTES_FILE,
     SHARDS_FILE,
-    divide_samples,
     sample_files,
     write_notes,
-    write_samples,
     write_shards,
 )
 from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.plan_claim import publish_plan
+from headspan.store.write.sample_tables import divide_samples, write_samples, write_tables
 from headspan.store.write.shard import write_array
 from headspan.store.write.workers import WorkerLog, forget
 
@@ -112,6 +112,12 @@ class NewStore:
     def plan(self, samples: Iterable[Sample], unit_images: int, notes: list[BadImage]) -> int:
         """Write the sample of every row, and `notes` about what could not be used. Returns the number of samples."""
         images = write_samples(self.folder, samples, unit_images)
+        write_notes(self.folder, notes)
+        return images
+
+    def plan_tables(self, tables: Iterable[pa.Table], unit_images: int, notes: list[BadImage]) -> int:
+        """As `plan`, from tables of samples."""
+        images = write_tables(self.folder, tables, unit_images)
         write_notes(self.folder, notes)
         return images
 

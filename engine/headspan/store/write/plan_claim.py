@@ -80,6 +80,8 @@ def settle_plan(storage: Storage) -> bool:
         published(ROOT)
     elif not _exists(storage):
         _discard(storage, sizes, token)
+        # What was published of it, so that another planner finds an empty place.
+        _each([key for key in sizes if key != ROOT], storage.delete)
     storage.delete(CLAIM)
     return _exists(storage)
 

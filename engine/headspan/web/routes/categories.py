@@ -13,7 +13,7 @@ from headspan.store.head_space import Head
 from headspan.web.answers.heads import Categories
 from headspan.web.asked import EMBEDDING, Asked, AskedStore
 from headspan.web.filtered import words_of
-from headspan.web.planes import parts_of, rows_of, space_of
+from headspan.web.planes import images_of, parts_of, rows_of, space_of
 from headspan.web.routes.planes import BINARY, Part, binary
 from headspan.web.samples.categories import Coloured, by_class, by_column, by_words, score_codes, score_range
 from headspan.web.samples.columns import read_column
@@ -79,19 +79,14 @@ def codes(asked: Asked, by: By = "class", of: OfPlane = EMBEDDING, part: Part = 
     """The codes of the points of one part, in their order: one uint8 each; 255 means none of the categories."""
     rows = rows_of(asked.store, part)
     if not by.startswith("text:"):
-        return binary(_coloured(asked, by).codes[part :: parts_of(asked.store)].tobytes())
+        return binary(_coloured(asked, by).codes[images_of(asked.store, part)].tobytes())
     head = asked.head_or_embedding(of)
-    scored, parts = _scored(asked, by, head), parts_of(asked.store)
-    # As the points of planes: all parts of a head take little longer than a few, so only the part that is asked for
-    # first is computed alone.
-    alone = head is None or asked.keep(("first codes", by, head), lambda: part, lambda first: 0) == part
+    scored = _scored(asked, by, head)
 
     def compute() -> np.ndarray:
-        every = rows if alone else asked.store.rows
-        return score_codes(space_of(asked, head).scores(every, scored.vector), scored.low, scored.high)
+        return score_codes(space_of(asked, head).scores(rows, scored.vector), scored.low, scored.high)
 
-    found = asked.keep(("codes", by, head, part if alone else None), compute, lambda found: int(found.nbytes))
-    return binary((found if alone else found[part::parts]).tobytes())
+    return binary(asked.keep(("codes", by, head, part), compute, lambda found: int(found.nbytes)).tobytes())
 
 
 def _scored(asked: AskedStore, by: str, head: Head | None) -> _Scored:

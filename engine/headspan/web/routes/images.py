@@ -13,6 +13,7 @@ from headspan.explore.query.query_image import unit_embedding
 from headspan.explore.query.whole_pictures import PictureShape, picture_shape
 from headspan.head_names import head_name
 from headspan.redact import redact
+from headspan.store.tables import SAMPLES
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
@@ -52,7 +53,7 @@ def image_answer(asked: Asked, image: ImageName) -> ImageAnswer:
             maps_need_model=True,
         )
     index = asked.index_of(image)
-    (sample,) = asked.store.samples([index]).to_pylist()
+    (sample,) = asked.store.few_samples([index], SAMPLES.names)
     metadata = metadata_of(sample["metadata"])
     found, missing = _picture(asked, index)
     return ImageAnswer(

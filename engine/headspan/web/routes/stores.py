@@ -73,8 +73,7 @@ def _notices(store: Store) -> list[str]:
         )
     if bad := len(store.bad_images()):
         found.append(f"{counted(bad, 'image')} could not be used: headspan info lists the reasons.")
-    samples = store.samples([0] if store.images else [], ["caption"])
-    if samples["caption"].null_count == len(samples):
+    if not any(sample["caption"] is not None for sample in store.few_samples([0] if store.images else [], ["caption"])):
         found.append(
             "The first image has no caption. Without captions, words cannot choose or colour images: run headspan "
             "precompute on shards with .txt members."

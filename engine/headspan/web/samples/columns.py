@@ -54,7 +54,7 @@ class Column:
 def sampled(store: Store, columns: list[str], most: int) -> pa.Table:
     """Some columns of about `most` samples, from units that are spread evenly over the plan."""
     unit_images = store.contents.size.unit_images
-    units = np.flatnonzero(store.contents.committed[::unit_images]) if store.images else np.zeros(0, np.int64)
+    units = np.flatnonzero(store.contents.done) if store.images else np.zeros(0, np.int64)
     chosen = units[
         np.unique(np.linspace(0, len(units) - 1, min(len(units), max(1, -(-most // unit_images)))).astype(int))
     ]

@@ -76,6 +76,10 @@ class OpenStores:
             raise Missing(str(opened.problem))
         return opened.store
 
+    def looked_at(self, name: str) -> bool:
+        """Whether `get` answers at once, without a look at the store's files."""
+        return name in self._opened and time.monotonic() - self._opened[name].checked <= _CHECK_SECONDS
+
     def last(self, name: str) -> Store:
         """The store of that name as it was when it could last be opened."""
         return self._current(name).store

@@ -1,0 +1,292 @@
+"""What do scheduling, records and planning cost in a run of 400 million images by 256 workers?
+
+The run is simulated: 100,000 units, a bucket in memory that counts requests, and workers whose encoder does nothing.
+All the rest is headspan's own code: the scheduler, the workers' leases, the claims, the records and their groups. The
+workers take turns in one process by a clock of the simulation. Each tenth of the run is measured apart, so that what
+grows with the number of finished units shows. Arrays are left out: their requests do not depend on the run's size.
+The same run, smaller, goes over a local folder. A plan of many shards is written and opened.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import headspan as hs
+from benchmarks.counted_bucket import Bucket, CountedStorage
+from benchmarks.measure import benchmark
+from headspan.decompose.formula import Folded
+from headspan.io.local import LocalStorage
+from headspan.io.storage import Storage
+from headspan.run.scheduler import Scheduler
+from headspan.shards.plan import units
+from headspan.shards.samples import Sample, Shard, Unit
+from headspan.store.commit_records import CommitRecords, UnitRecord, beside, group_key
+from headspan.store.contents import LARGE_UNITS
+from headspan.store.moments_file import MergedMoments, pack
+from headspan.store.schema import FORMAT
+from headspan.store.tables import sample_files
+from headspan.store.write.commits import Commits
+from headspan.store.write.create import NewStore
+from headspan.store.write.unit import StoreWriter
+
+QUESTION = "scheduling and records of a simulated run of many workers"
+IMAGES, UNITS, WORKERS = 400_000_000, 100_000, 256
+_LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
+_PARTS = 10
+# By the simulation's clock: a unit takes 15 to 30 seconds.
+_UNIT_SECONDS = (15.0, 30.0)
+_AXES = {"ok": 0, "embedding": 1, "norm": 1, "heads": 3}
+_SIZE = {
+    "layers": [0],
+    "all_layers": 1,
+    "direct_layers": 1,
+    "heads": 1,
+    "head_dim": 2,
+    "tokens": 2,
+    "prefix_tokens": 1,
+    "joint": 3,
+    "terms": 2,
+    "through_pool": [],
+    "through_pool_heads": 0,
+}
+_ATTRIBUTES = {
+    "format": FORMAT,
+    "version": "simulated",
+    "model": "none",
+    "weights_sha256": "00",
+    "precision": "fp32",
+    "emit": ["heads"],
+}
+_MOMENTS = MergedMoments(1, np.ones((1, 1, 4)), np.ones((1, 1, 4, 4)))
+
+
+class _Store(StoreWriter):
+    """A store without arrays, whose units are given."""
+
+    def __init__(self, storage: Storage, planned: list[Unit]) -> None:
+        self.storage, self.units, self.path = storage, planned, Path("simulated")
+        self.token = storage.token
+        self.attributes = {"weights_sha256": "0"}
+        self.commits = Commits(storage, len(planned))
+
+
+class _Clock:
+    """Seconds of the simulation, which a bucket shows as its own."""
+
+    def __init__(self, bucket: Bucket | None) -> None:
+        self._bucket = bucket
+
+    def set(self, seconds: float) -> None:
+        """Go on to a moment."""
+        if self._bucket is not None:
+            self._bucket.seconds = seconds
+
+
+def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | None) -> dict[str, Any]:
+    """Let a worker for each of `storages` compute the units together; returns what each tenth of the units cost."""
+    clock, draw = _Clock(bucket), random.Random(0)
+    stores = [_Store(storage, planned) for storage in storages]
+    schedulers = [Scheduler(store) for store in stores]
+    began = time.process_time()
+    for scheduler in schedulers:
+        scheduler.__enter__()
+    start = {"requests": _requests(bucket), "seconds": time.process_time() - began}
+    streams = [_stream(scheduler) for scheduler in schedulers]
+    parts: list[dict[str, float]] = []
+    choosing = committing = 0.0
+    # Requests of choosing units, of committing them and their records, and of all before.
+    asked = told = computed = committed = 0
+    before = _requests(bucket)
+    # The moment when each worker finishes its unit; None before its first.
+    events: list[tuple[float, int, Unit | None]] = [(draw.random(), place, None) for place in range(len(stores))]
+    heapq.heapify(events)
+    in_flight: dict[int, int] = {}
+    twice = 0
+    while events:
+        now, place, unit = heapq.heappop(events)
+        clock.set(now)
+        if unit is not None:
+            began = time.process_time()
+            record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows, {}, [])
+            committed += (mine := stores[place].commits.add(record, _MOMENTS))
+            schedulers[place].finished(unit, mine)
+            in_flight[unit.index] -= 1
+            computed += 1
+            committing += time.process_time() - began
+            told += _requests(bucket) - before
+            before = _requests(bucket)
+        began = time.process_time()
+        chosen = next(streams[place], None)
+        choosing += time.process_time() - began
+        asked += _requests(bucket) - before
+        before = _requests(bucket)
+        if chosen is not None:
+            twice += in_flight.get(chosen.index, 0) > 0
+            in_flight[chosen.index] = in_flight.get(chosen.index, 0) + 1
+            heapq.heappush(events, (now + draw.uniform(*_UNIT_SECONDS), place, chosen))
+        if committed * _PARTS >= len(planned) * (len(parts) + 1) and unit is not None:
+            each = len(planned) / _PARTS
+            parts.append(
+                {
+                    "choosing_ms": 1e3 * choosing / each,
+                    "committing_ms": 1e3 * committing / each,
+                    "choosing_requests": asked / each,
+                    "committing_requests": told / each,
+                }
+            )
+            choosing = committing = 0.0
+            asked = told = 0
+    end = {"requests": asked + told, "seconds": choosing + committing}
+    for scheduler in schedulers:
+        scheduler.__exit__(None)
+    assert committed == len(planned), "every unit is committed once"
+    return {
+        "units": len(planned),
+        "workers": len(stores),
+        "tenths": parts,
+        # Of all workers together: before their first unit, and after the last unit was committed.
+        "start": start,
+        "end": end,
+        "computed_twice": computed - len(planned),
+        "in_flight_twice": twice,
+    }
+
+
+def _stream(scheduler: Scheduler) -> Iterator[Unit]:
+    for chosen in scheduler.passes():
+        yield from chosen
+
+
+def _requests(bucket: Bucket | None) -> int:
+    return bucket.requests.total() if bucket is not None else 0
+
+
+def _reading(storage: Storage, planned: list[Unit]) -> dict[str, Any]:
+    """What it costs to read which units are finished, and all records."""
+    commits = CommitRecords(storage, len(planned))
+    found: dict[str, Any] = {}
+    for name, work in (("listing", commits.done), ("records", commits.records)):
+        began = time.process_time()
+        work()
+        found[f"{name}_seconds"] = time.process_time() - began
+    return found
+
+
+def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
+    """The most memory that a worker's scheduling takes, besides the list of units."""
+    tracemalloc.start()
+    try:
+        with Scheduler(_Store(CountedStorage(bucket, "f" * 8), planned)) as scheduler:
+            for _ in _stream(scheduler):
+                pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
+    """What it costs to open a complete store of so many units, from its files in the system's cache."""
+    size = dict(_SIZE, images=images, unit_images=-(-images // count))
+    attributes = {**_ATTRIBUTES, "dimensions": size}
+    ones = {
+        "head_to_joint": (1, 1, 2, 3),
+        "head_mean": (1, 1, 2),
+        "bias_to_joint": (1, 3),
+        "bias_mean": (1,),
+        "gain": (3,),
+        "shift": (3,),
+        "share_count": (1,),
+    }
+    folded = Folded(**{name: np.ones(shape, np.float32) for name, shape in ones.items()})
+    with NewStore(path) as staged:
+        staged.plan([Sample(0, "0", "a.tar", "0.png", 512, 1)], size["unit_images"], [])
+        # Opening reads none of the tables.
+        for name in sample_files(count):
+            (staged.folder / name).touch()
+        assert staged.publish(attributes, [Shard("a.tar", 0, images, 1, 1)], folded)
+    planned = units(images, size["unit_images"])
+    count = len(planned)
+    commits = CommitRecords(LocalStorage(path), count)
+    for group in commits.groups:
+        records = [
+            UnitRecord(
+                unit.index,
+                unit.first_row,
+                unit.rows,
+                unit.rows,
+                {f"{name}/c/{unit.index}{'/0' * axes}": (unit.rows, 1) for name, axes in _AXES.items()},
+                [],
+                1,
+            )
+            for unit in (planned[index] for index in commits.units_of(group))
+        ]
+        (path / group_key(group)).write_text(json.dumps([asdict(record) for record in records]))
+        rows = sum(record.rows for record in records)
+        moments = MergedMoments(rows, np.ones((1, 1, 5)), np.ones((1, 1, 5, 5)))
+        (path / beside(group_key(group), "moments")).write_bytes(pack(moments))
+    began = time.process_time()
+    StoreWriter(path).finish()
+    finishing = time.process_time() - began
+    seconds = {}
+    for name, work in (
+        ("open", lambda: hs.open(path)),
+        ("count", lambda: hs.open(path).images),
+        ("moments", lambda: hs.open(path).moments()),
+        ("records", lambda: hs.open(path).contents.records),
+    ):
+        began = time.perf_counter()
+        work()
+        seconds[name] = time.perf_counter() - began
+    tracemalloc.start()
+    store = hs.open(path)
+    assert store.images == images
+    opened = tracemalloc.get_traced_memory()[1]
+    assert len(store.contents.records) == count
+    read = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "images": images,
+        "units": count,
+        "finishing_seconds": finishing,
+        "seconds": seconds,
+        "bytes": opened,
+        "records_bytes": read,
+    }
+
+
+def run(toy: bool) -> dict[str, Any]:
+    """Milliseconds of one core and requests for each unit handed out and committed, by tenths of the run."""
+    count, workers, images = (200, 5, 800_000) if toy else (UNITS, WORKERS, IMAGES)
+    bucket, planned = Bucket(), units(images, images // count)
+    storages = [CountedStorage(bucket, f"{number:08x}") for number in range(workers)]
+    whole = simulate(planned, storages, bucket)
+    found = {
+        "bucket": {
+            **whole,
+            "requests_by_kind": {kind: total / count for kind, total in sorted(bucket.requests.items())},
+            "objects_bytes": bucket.size_bytes,
+            "worker_bytes": _worker_bytes(bucket, planned),
+            "reading": _reading(CountedStorage(bucket, "e" * 8), planned),
+        }
+    }
+    few, here = (40, 3) if toy else (_LOCAL_UNITS, _LOCAL_WORKERS)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = [LocalStorage(Path(folder)) for _ in range(here)]
+        found["folder"] = simulate(units(images, -(-images // few)), storage, None)
+        found["opening"] = _opening(Path(folder) / "run.zarr", images, max(count, 2 * LARGE_UNITS))
+    return found
+
+
+if __name__ == "__main__":
+    benchmark(QUESTION, run)
