@@ -197,7 +197,8 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
 
 def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
     """What it costs to open a complete store of so many units, from its files in the system's cache."""
-    size = dict(_SIZE, images=images, unit_images=-(-images // count))
+    unit_images = -(-images // count)
+    size = dict(_SIZE, images=images, unit_images=unit_images)
     attributes = {**_ATTRIBUTES, "dimensions": size}
     ones = {
         "head_to_joint": (1, 1, 2, 3),
@@ -210,12 +211,12 @@ def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
     }
     folded = Folded(**{name: np.ones(shape, np.float32) for name, shape in ones.items()})
     with NewStore(path) as staged:
-        staged.plan([Sample(0, "0", "a.tar", "0.png", 512, 1)], size["unit_images"], [])
+        staged.plan([Sample(0, "0", "a.tar", "0.png", 512, 1)], unit_images, [])
         # Opening reads none of the tables.
         for name in sample_files(count):
             (staged.folder / name).touch()
         assert staged.publish(attributes, [Shard("a.tar", 0, images, 1, 1)], folded)
-    planned = units(images, size["unit_images"])
+    planned = units(images, unit_images)
     count = len(planned)
     commits = CommitRecords(LocalStorage(path), count)
     for group in commits.groups:

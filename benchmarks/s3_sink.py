@@ -77,7 +77,7 @@ class _Objects:
         if key not in self._all:
             return "404 Not Found", (), _xml("Error", Code="NoSuchKey", Message="none")
         size, content = self._all[key]
-        headers = (("Last-Modified", _TIME), ("ETag", _TAG))
+        headers: tuple[tuple[str, str], ...] = (("Last-Modified", _TIME), ("ETag", _TAG))
         if request.method == "HEAD":
             return "200 OK", (*headers, ("Content-Length", str(size))), b""
         data = content if content is not None else bytes(size)

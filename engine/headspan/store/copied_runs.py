@@ -32,7 +32,7 @@ class Runs:
 
     def copy(self, bytes_of: Callable[[int], memoryview | None], item: int, fill: bytes, out: np.ndarray) -> None:
         """Copy the pieces, of `item` bytes each, to the contiguous `out`; `bytes_of` a missing shard are None."""
-        target, place = memoryview(out.reshape(-1).view(np.uint8)), 0
+        target, place = out.reshape(-1).view(np.uint8).data, 0
         sources: dict[int, memoryview | None] = {}
         parts = (each.tolist() for each in (self._shards, self._starts * item, self._lengths * item))
         for shard, start, length in zip(*parts, strict=True):

@@ -75,7 +75,7 @@ class MappedRows(ShardRows):
             return None
         found = self._bytes.get(first_row)
         if found is None:
-            found = self._bytes[first_row] = memoryview(chunks.reshape(-1).view(np.uint8))
+            found = self._bytes[first_row] = chunks.reshape(-1).view(np.uint8).data
         return found
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
