@@ -103,7 +103,9 @@ def test_importing_headspan_imports_nothing_else() -> None:
 
 def test_precompute_takes_every_setting_by_its_name_with_its_default() -> None:
     parameters = dict(inspect.signature(hs.precompute).parameters)
+    # Neither changes what is stored.
     assert parameters.pop("on_progress").default is None
+    assert parameters.pop("executor").default is None
     kinds = {name: parameter.kind for name, parameter in parameters.items()}
     assert [name for name, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY] == ["shards", "out"]
     settings = {field.name: field for field in fields(hs.PrecomputeSettings)}
@@ -284,7 +286,9 @@ def test_repair_takes_what_the_command_takes() -> None:
     flags = {action.dest for action in commands.parsers["repair"]._actions} - {"help"}
     assert flags <= arguments_of(hs.repair)
     flags = {action.dest for action in commands.parsers["precompute"]._actions} - {"help"}
-    assert flags <= arguments_of(hs.precompute)
+    of_ray = {"ray", *(f"ray_{field.name}" for field in fields(hs.Ray) if field.name != "address")}
+    assert of_ray <= flags
+    assert flags - of_ray <= arguments_of(hs.precompute)
 
 
 @pytest.mark.parametrize("group", [hs, hs.features], ids=["headspan", "features"])
