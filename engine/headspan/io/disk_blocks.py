@@ -26,6 +26,7 @@ _WRITTEN = 1 << 32
 _ENDING = ".blocks"
 # The folder is measured each time that this share of the bound was written, and then reduced to the other share.
 _MEASURED, _LEFT = 1 / 32, 7 / 8
+_PAGE = 4096
 
 
 def blocks_folder() -> Path:
@@ -64,7 +65,8 @@ class DiskBlocks:
                 os.ftruncate(descriptor, self._data(size) + size)
                 os.pwrite(descriptor, data, self._data(size) + first * self._block_bytes)
                 os.pwrite(descriptor, np.array([_entry(each) for each in blocks], np.uint64).tobytes(), 8 * first)
-            self._unmeasured += len(data)
+            # At most: the data may begin and end within a page, and the table takes pages too.
+            self._unmeasured += len(data) + 4 * _PAGE
             if self._unmeasured > self.most_bytes * _MEASURED:
                 self._unmeasured = 0
                 self._delete_oldest()
@@ -102,7 +104,7 @@ class DiskBlocks:
 
     def _data(self, size: int) -> int:
         """Where the blocks begin: after the table, at the border of a page."""
-        return -(-8 * -(-size // self._block_bytes) // 4096) * 4096
+        return -(-8 * -(-size // self._block_bytes) // _PAGE) * _PAGE
 
     def _span(self, size: int, block: int) -> tuple[int, int]:
         return block * self._block_bytes, min((block + 1) * self._block_bytes, size)
