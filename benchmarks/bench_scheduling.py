@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
 QUESTION = "scheduling and records of a simulated run of many workers"
+DUE_TO = (
+    "A worker lists the records of 64 units at once and reserves each unit by one put, so what is finished does not "
+    "count. Joining and the end do: each worker looks once at all others, and in the last tenth workers meet at what "
+    "is left."
+)
 IMAGES, UNITS, WORKERS = 400_000_000, 100_000, 256
 _LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
 _PARTS = 10
@@ -287,6 +292,33 @@ def run(toy: bool) -> dict[str, Any]:
         found["folder"] = simulate(units(images, -(-images // few)), storage, None)
         found["opening"] = _opening(Path(folder) / "run.zarr", images, max(count, 2 * LARGE_UNITS))
     return found
+
+
+def table(line: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each part of the simulated run, and one for opening its store."""
+    bucket, folder, opening = line["bucket"], line["folder"], line["opening"]
+
+    def row(name: str, tenths: Sequence[Mapping[str, float]]) -> list[str]:
+        figures = [
+            [float(tenth[f"{what}_{unit}"]) for tenth in tenths]
+            for what in ("choosing", "committing")
+            for unit in ("ms", "requests")
+        ]
+        return [name, *(" to ".join(dict.fromkeys(f"{each:.1f}" for each in (min(of), max(of)))) for of in figures)]
+
+    tenths, run_of = bucket["tenths"], f"bucket, {bucket['units']:,} units, {bucket['workers']} workers"
+    rows = [
+        ["part of the run", "choosing a unit, ms", "requests", "its records, ms", "requests"],
+        row(f"{run_of}: first tenth", tenths[:1]),
+        row("second to ninth tenth", tenths[1:-1]),
+        row("last tenth", tenths[-1:]),
+        row(f"folder, {folder['units']:,} units, {folder['workers']} workers: all tenths", folder["tenths"]),
+    ]
+    opened = f"{opening['seconds']['open']:.2f} s, {opening['bytes'] / 1e6:.1f} MB"
+    return [
+        *rows,
+        [f"opening the store of {opening['images']:,} images in {opening['units']:,} units", opened, "", "", ""],
+    ]
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from benchmarks import (
     bench_memory,
     bench_neighbours,
     bench_nulls,
+    bench_object_store,
     bench_pipeline,
     bench_planted_features,
     bench_precision,
     bench_prune_world,
+    bench_scheduling,
     bench_shards,
     bench_sources,
     bench_startup,
@@ -81,6 +83,8 @@ MODULES = (
     bench_precision,
     bench_startup,
     bench_variants,
+    bench_scheduling,
+    bench_object_store,
 )
 _GPU_DUE_TO = {
     gpu.TOWER: "Compared with open_clip, attention and norms are fused, and the last block computes the class token's "
