@@ -286,7 +286,7 @@ class Step:
 @pytest.mark.parametrize(
     ("name", "fails_at"),
     [
-        ("_group_of", 1),
+        ("group_of_kind", 1),
         ("is_recorded", 1),
         ("rename", 1),
         ("rename", 2),

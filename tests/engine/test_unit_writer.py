@@ -44,6 +44,8 @@ SIZE: dict[str, Any] = {
     "through_pool": [],
     "through_pool_heads": 0,
 }
+# Of two rows of patches.
+SHARD_BYTES = 2 * 2 * 3 * 5 * 2 * 2
 CPU = torch.device("cpu")
 
 
@@ -55,12 +57,13 @@ def planned(tmp_path: Path) -> Path:
 def new_store(path: Location, may_exist: bool = False) -> Location:
     """Plan a store whose units have four shards of patches, two rows each. It is new unless it `may_exist`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "_SHARD_BYTES", 2 * 2 * 3 * 5 * 2 * 2)
-        assert _planned(path) or may_exist
+        patch.setattr(schema, "_SHARD_BYTES", SHARD_BYTES)
+        assert planned_here(path) or may_exist
     return path
 
 
-def _planned(path: Location) -> bool:
+def planned_here(path: Location) -> bool:
+    """Plan the store of these tests; returns whether it is new."""
     random = np.random.default_rng(0)
     shapes = {"head_to_joint": (2, 3, 2, 3), "head_mean": (2, 3, 2), "bias_to_joint": (2, 3), "bias_mean": (2,)}
     folded = Folded(
