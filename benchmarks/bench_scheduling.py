@@ -9,13 +9,11 @@ The same run, smaller, goes over a local folder. A plan of many shards is writte
 
 from __future__ import annotations
 
-import heapq
 import json
-import random
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from benchmarks.measure import benchmark
+from benchmarks.simulated_run import SimulatedStore, simulate
 from headspan.decompose.formula import Folded
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
@@ -36,7 +35,6 @@ from headspan.store.contents import LARGE_UNITS
 from headspan.store.moments_file import MergedMoments, pack
 from headspan.store.schema import FORMAT
 from headspan.store.tables import sample_files
-from headspan.store.write.commits import Commits
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 
@@ -48,9 +46,6 @@ DUE_TO = (
 )
 IMAGES, UNITS, WORKERS = 400_000_000, 100_000, 256
 _LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
-_PARTS = 10
-# By the simulation's clock: a unit takes 15 to 30 seconds.
-_UNIT_SECONDS = (15.0, 30.0)
 _AXES = {"ok": 0, "embedding": 1, "norm": 1, "heads": 3}
 _SIZE = {
     "layers": [0],
@@ -73,108 +68,6 @@ _ATTRIBUTES = {
     "precision": "fp32",
     "emit": ["heads"],
 }
-_MOMENTS = MergedMoments(1, np.ones((1, 1, 4)), np.ones((1, 1, 4, 4)))
-
-
-class _Store(StoreWriter):
-    """A store without arrays, whose units are given."""
-
-    def __init__(self, storage: Storage, planned: list[Unit]) -> None:
-        self.storage, self.units, self.path = storage, planned, Path("simulated")
-        self.token = storage.token
-        self.attributes = {"weights_sha256": "0"}
-        self.commits = Commits(storage, len(planned))
-
-
-class _Clock:
-    """Seconds of the simulation, which a bucket shows as its own."""
-
-    def __init__(self, bucket: Bucket | None) -> None:
-        self._bucket = bucket
-
-    def set(self, seconds: float) -> None:
-        """Go on to a moment."""
-        if self._bucket is not None:
-            self._bucket.seconds = seconds
-
-
-def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | None) -> dict[str, Any]:
-    """Let a worker for each of `storages` compute the units together; returns what each tenth of the units cost."""
-    clock, draw = _Clock(bucket), random.Random(0)
-    stores = [_Store(storage, planned) for storage in storages]
-    schedulers = [Scheduler(store) for store in stores]
-    began = time.process_time()
-    for scheduler in schedulers:
-        scheduler.__enter__()
-    start = {"requests": _requests(bucket), "seconds": time.process_time() - began}
-    streams = [_stream(scheduler) for scheduler in schedulers]
-    parts: list[dict[str, float]] = []
-    choosing = committing = 0.0
-    # Requests of choosing units, of committing them and their records, and of all before.
-    asked = told = computed = committed = 0
-    before = _requests(bucket)
-    # The moment when each worker finishes its unit; None before its first.
-    events: list[tuple[float, int, Unit | None]] = [(draw.random(), place, None) for place in range(len(stores))]
-    heapq.heapify(events)
-    in_flight: dict[int, int] = {}
-    twice = 0
-    while events:
-        now, place, unit = heapq.heappop(events)
-        clock.set(now)
-        if unit is not None:
-            began = time.process_time()
-            record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows, {}, [])
-            committed += (mine := stores[place].commits.add(record, _MOMENTS))
-            schedulers[place].finished(unit, mine)
-            in_flight[unit.index] -= 1
-            computed += 1
-            committing += time.process_time() - began
-            told += _requests(bucket) - before
-            before = _requests(bucket)
-        began = time.process_time()
-        chosen = next(streams[place], None)
-        choosing += time.process_time() - began
-        asked += _requests(bucket) - before
-        before = _requests(bucket)
-        if chosen is not None:
-            twice += in_flight.get(chosen.index, 0) > 0
-            in_flight[chosen.index] = in_flight.get(chosen.index, 0) + 1
-            heapq.heappush(events, (now + draw.uniform(*_UNIT_SECONDS), place, chosen))
-        if committed * _PARTS >= len(planned) * (len(parts) + 1) and unit is not None:
-            each = len(planned) / _PARTS
-            parts.append(
-                {
-                    "choosing_ms": 1e3 * choosing / each,
-                    "committing_ms": 1e3 * committing / each,
-                    "choosing_requests": asked / each,
-                    "committing_requests": told / each,
-                }
-            )
-            choosing = committing = 0.0
-            asked = told = 0
-    end = {"requests": asked + told, "seconds": choosing + committing}
-    for scheduler in schedulers:
-        scheduler.__exit__(None)
-    assert committed == len(planned), "every unit is committed once"
-    return {
-        "units": len(planned),
-        "workers": len(stores),
-        "tenths": parts,
-        # Of all workers together: before their first unit, and after the last unit was committed.
-        "start": start,
-        "end": end,
-        "computed_twice": computed - len(planned),
-        "in_flight_twice": twice,
-    }
-
-
-def _stream(scheduler: Scheduler) -> Iterator[Unit]:
-    for chosen in scheduler.passes():
-        yield from chosen
-
-
-def _requests(bucket: Bucket | None) -> int:
-    return bucket.requests.total() if bucket is not None else 0
 
 
 def _reading(storage: Storage, planned: list[Unit]) -> dict[str, Any]:
@@ -192,8 +85,8 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
     """The most memory that a worker's scheduling takes, besides the list of units."""
     tracemalloc.start()
     try:
-        with Scheduler(_Store(CountedStorage(bucket, "f" * 8), planned)) as scheduler:
-            for _ in _stream(scheduler):
+        with Scheduler(SimulatedStore(CountedStorage(bucket, "f" * 8), planned)) as scheduler:
+            for _ in units_of(scheduler):
                 pass
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import headspan as hs
-from benchmarks import bench_scheduling
-from benchmarks.bench_scheduling import _Store as SimulatedStore
 from benchmarks.counted_bucket import Bucket, CountedStorage
+from benchmarks.simulated_run import MOMENTS, SimulatedStore, simulate
 from headspan.cli.main import main
 from headspan.cli.watch import lines
 from headspan.errors import SourceError, StoreError
@@ -55,7 +54,7 @@ class Worker:
 
     def commit(self, unit: Unit) -> bool:
         record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows, {}, [])
-        mine = self.store.commits.add(record, bench_scheduling._MOMENTS)
+        mine = self.store.commits.add(record, MOMENTS)
         self.scheduler.finished(unit, mine)
         return mine
 
@@ -100,7 +99,7 @@ def test_a_worker_that_says_nothing_for_minutes_of_the_storages_clock_is_dead_an
     assert passes == [[1, 2, 3, 4], [0], []]
     # Its put arrives late: the unit stays as it is, and it goes on.
     record = UnitRecord(0, 0, ROWS, 3, {}, [])
-    assert not silent.store.commits.add(record, bench_scheduling._MOMENTS)
+    assert not silent.store.commits.add(record, MOMENTS)
     assert silent.rest() == []
     assert [record.images for record in other.store.commits.records()] == [ROWS] * 5
     for worker in (silent, other):
@@ -190,7 +189,7 @@ def test_a_log_of_replaced_lines_stays_small_and_always_holds_the_last_line(tmp_
 
 def test_requests_and_lookups_for_each_unit_do_not_grow_with_the_finished_units() -> None:
     bucket, planned = Bucket(), units(2000, 10)
-    found = bench_scheduling.simulate(planned, [CountedStorage(bucket, f"{number:08x}") for number in range(2)], bucket)
+    found = simulate(planned, [CountedStorage(bucket, f"{number:08x}") for number in range(2)], bucket)
     parts = [part["choosing_requests"] for part in found["tenths"]]
     assert len(parts) == 10
     # Reservation, state and two looks for a record; two listings for a group of units. In
