@@ -23,7 +23,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from benchmarks.measure import benchmark
-from benchmarks.simulated_run import SimulatedStore, simulate
+from benchmarks.simulated_run import SimulatedStore, simulate, units_of
 from headspan.decompose.formula import Folded
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
