@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import headspan as hs
-from benchmarks.measure import alternate, benchmark, median, ratio, seconds
+from benchmarks.measure import alternate, benchmark, median, own_cache, ratio, seconds
 from benchmarks.memory import growth
 from benchmarks.models import MODELS, TOY, store_size
 from benchmarks.pictures import photo_like, write_shards
@@ -202,7 +202,7 @@ def _maps_without_patches(folder: Path, toy: bool) -> list[dict[str, Any]]:
         ),
         Query("the same map again, from the cache", lambda store, n: segment(store, n % 4, vector), store="heads.zarr"),
     )
-    with _own_cache(folder):
+    with own_cache(folder):
         return [_row(folder, query, 2 if toy else query.repeats) for query in queries]
 
 
@@ -244,19 +244,6 @@ def _scan(path: Path, size: int) -> Iterator[Callable[[], object]]:
             pieces += [mapped[first : first + step] for first in range(0, len(mapped), step)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield lambda: sum(map(int, pool.map(np.add.reduce, pieces)))
-
-
-@contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """An empty cache folder of this user, in the place of the real one."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    try:
-        yield
-    finally:
-        os.environ.pop("XDG_CACHE_HOME")
-        if before is not None:
-            os.environ["XDG_CACHE_HOME"] = before
 
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:

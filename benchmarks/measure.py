@@ -13,7 +13,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,6 +82,19 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
 def median(times: Sequence[float]) -> float:
     """The median, to four digits."""
     return float(f"{np.median(times):.4g}")
+
+
+@contextmanager
+def own_cache(folder: Path) -> Iterator[None]:
+    """An empty cache folder of this user, in the place of the real one, which may hold what is to be measured."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    try:
+        yield
+    finally:
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
 
 
 def benchmark(question: str, run: Callable[[bool], dict[str, Any]], arguments: Sequence[str] | None = None) -> None:
