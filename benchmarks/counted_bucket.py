@@ -36,7 +36,7 @@ class Bucket:
         self.folders.setdefault(key.rpartition("/")[0], {})[key] = (data, self.seconds)
 
     def find(self, key: str) -> tuple[bytes, float] | None:
-        """An object and the time when it was written; None if there is none."""
+        """Return an object and the time when it was written, or None if the object does not exist."""
         return self.folders.get(key.rpartition("/")[0], {}).get(key)
 
     def delete(self, key: str) -> None:

@@ -33,7 +33,7 @@ class _Request:
 
 
 class _Objects:
-    """What is in the bucket: size and content, which is None if it is too large to be kept."""
+    """The objects of the bucket: the size of each, and its content, or None for content that is too large to keep."""
 
     def __init__(self) -> None:
         self._all: dict[str, tuple[int, bytes | None]] = {}

@@ -60,8 +60,8 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
     streams = [units_of(scheduler) for scheduler in schedulers]
     parts: list[dict[str, float]] = []
     choosing = committing = 0.0
-    # Requests of choosing units, of committing them and their records, and of all before.
-    asked = told = computed = committed = 0
+    choosing_requests = committing_requests = computed = committed = 0
+    # All requests until the last one was counted for choosing or committing.
     before = _requests(bucket)
     # The moment when each worker finishes its unit; None before its first.
     events: list[tuple[float, int, Unit | None]] = [(draw.random(), place, None) for place in range(len(stores))]
@@ -79,12 +79,12 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
             in_flight[unit.index] -= 1
             computed += 1
             committing += time.process_time() - began
-            told += _requests(bucket) - before
+            committing_requests += _requests(bucket) - before
             before = _requests(bucket)
         began = time.process_time()
         chosen = next(streams[place], None)
         choosing += time.process_time() - began
-        asked += _requests(bucket) - before
+        choosing_requests += _requests(bucket) - before
         before = _requests(bucket)
         if chosen is not None:
             twice += in_flight.get(chosen.index, 0) > 0
@@ -96,13 +96,13 @@ def simulate(planned: list[Unit], storages: Sequence[Storage], bucket: Bucket | 
                 {
                     "choosing_ms": 1e3 * choosing / each,
                     "committing_ms": 1e3 * committing / each,
-                    "choosing_requests": asked / each,
-                    "committing_requests": told / each,
+                    "choosing_requests": choosing_requests / each,
+                    "committing_requests": committing_requests / each,
                 }
             )
             choosing = committing = 0.0
-            asked = told = 0
-    end = {"requests": asked + told, "seconds": choosing + committing}
+            choosing_requests = committing_requests = 0
+    end = {"requests": choosing_requests + committing_requests, "seconds": choosing + committing}
     for scheduler in schedulers:
         scheduler.__exit__(None)
     assert committed == len(planned), "every unit is committed once"

@@ -31,8 +31,8 @@ _RETRY = {
 }
 # A part of an upload must arrive in this time.
 _TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=60)}
-# Waits before the server is asked for its time again.
-_WAIT_SECONDS = (0.2, 1.0, 5.0)
+# Waits before a request is repeated that obstore does not repeat itself, such as after an answer that is cut off.
+WAIT_SECONDS = (0.2, 1.0, 5.0)
 _ENVIRONMENT = ("AWS_", "R2_", "GOOGLE_", "AZURE_")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -238,7 +238,7 @@ class ServerClock:
         """Return the server's time. Raises StoreError if the server does not tell it."""
         if self._asked is None or time.monotonic() - self._asked > self._SECONDS:
             found = server_time(self._url)
-            for seconds in _WAIT_SECONDS:
+            for seconds in WAIT_SECONDS:
                 if found is None:
                     time.sleep(seconds)
                     found = server_time(self._url)

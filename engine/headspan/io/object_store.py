@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import google_crc32c
 
 from headspan.errors import StoreError
-from headspan.io.buckets import ServerClock, client, is_transient, refusals
+from headspan.io.buckets import WAIT_SECONDS, ServerClock, client, is_transient, refusals
 from headspan.io.files import new_token
-from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, WAIT_SECONDS, StagedUpload
+from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE, StagedUpload
 from headspan.io.storage import UNLIMITED, Checksum
 from headspan.io.unfinished_uploads import end_upload, unfinished_uploads
 

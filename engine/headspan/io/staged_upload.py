@@ -11,15 +11,13 @@ import google_crc32c
 import numpy as np
 
 from headspan.errors import StoreError
-from headspan.io.buckets import is_transient, refusals
+from headspan.io.buckets import WAIT_SECONDS, is_transient, refusals
 from headspan.io.storage import Checksum, Storage
 
 # Servers accept parts from 5 MiB on, and at most 10,000 of them.
 PART_BYTES = 8 << 20
 # Parts of one object that are sent at the same time.
 SENT_AT_ONCE = 2
-# Waits before an operation is repeated that obstore does not repeat itself, such as after an answer that is cut off.
-WAIT_SECONDS = (0.2, 1.0, 5.0)
 
 
 class StagedUpload:

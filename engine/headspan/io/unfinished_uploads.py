@@ -23,7 +23,7 @@ _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 def unfinished_uploads(url: str) -> Iterator[tuple[str, str, float]]:
     """List uploads to files of the store at `url`: the key, the upload, and when it began.
 
-    None if the provider has no such uploads, botocore is not installed, or this user may not list them.
+    Lists nothing if the provider has no such uploads, botocore is not installed, or this user may not list them.
     """
     if urlsplit(url).scheme not in ("s3", "r2"):
         return

@@ -25,8 +25,8 @@ from headspan.io.files import memory_map, read_ahead, read_parts
 from headspan.store.array_spec import ArraySpec
 from headspan.store.conversion import copy_numbers
 from headspan.store.copied_runs import Runs
-from headspan.store.shard_layout import file_order, rows_first, shard_index, undivided
-from headspan.store.shard_rows import ShardRows, spans
+from headspan.store.shard_layout import rows_first, shard_index, undivided
+from headspan.store.shard_rows import ShardRows, body_of, spans
 from headspan.store.shard_rows import UnmappableError as UnmappableError
 
 # Linux allows a process some 65,000 maps by default.
@@ -70,12 +70,12 @@ class MappedRows(ShardRows):
     def _bytes_of(self, shard: int) -> memoryview | None:
         """Return the bytes of a shard's pieces; None if the shard is missing."""
         first_row = shard * self.spec.shard[0]
-        chunks = file_order(self._shard(first_row))
-        if not chunks.flags.c_contiguous:
+        body = body_of(self._shard(first_row))
+        if body is None:
             return None
         found = self._bytes.get(first_row)
         if found is None:
-            found = self._bytes[first_row] = chunks.reshape(-1).view(np.uint8).data
+            found = self._bytes[first_row] = body.view(np.uint8).data
         return found
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:

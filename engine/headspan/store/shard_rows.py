@@ -156,10 +156,8 @@ class ShardRows(ABC):
 
     def _pieces(self, shard: np.ndarray) -> np.ndarray | None:
         """Return the pieces of a shard, `[row chunk, piece, row in chunk]`; None if the shard is missing."""
-        chunks = file_order(shard)
-        if not chunks.flags.c_contiguous:
-            return None
-        return chunks.reshape(-1).view(self.piece).reshape(len(chunks), -1, self.spec.chunk[0])
+        body = body_of(shard)
+        return None if body is None else body.view(self.piece).reshape(len(shard), -1, self.spec.chunk[0])
 
     # Asked for once for each shard that rows are taken from.
     @cached_property
@@ -184,6 +182,12 @@ class ShardRows(ABC):
         return [
             part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
         ]
+
+
+def body_of(shard: np.ndarray) -> np.ndarray | None:
+    """Return the numbers of a shard in the order of its file; None if the shard is missing."""
+    chunks = file_order(shard)
+    return chunks.reshape(-1) if chunks.flags.c_contiguous else None
 
 
 def spans(values: np.ndarray) -> list[tuple[int, int]]:

@@ -45,6 +45,12 @@ class _Opened:
     checked: float = field(default_factory=time.monotonic)
     checking: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to compare the store's files again."""
+        seconds = _CHECK_SECONDS if isinstance(self.path, Path) else _CHECK_BUCKET_SECONDS
+        return time.monotonic() - self.checked > seconds
+
 
 class OpenStores:
     """Open stores by name. Threads may share it."""
@@ -78,7 +84,7 @@ class OpenStores:
 
     def looked_at(self, name: str) -> bool:
         """Whether `get` answers at once, without a look at the store's files."""
-        return name in self._opened and time.monotonic() - self._opened[name].checked <= _CHECK_SECONDS
+        return name in self._opened and not self._opened[name].is_due
 
     def last(self, name: str) -> Store:
         """The store of that name as it was when it could last be opened."""
@@ -102,8 +108,7 @@ class OpenStores:
             raise Missing(f"there is no store {name[:100]!r} here; the stores are: {', '.join(self._opened)}")
         opened = self._opened[name]
         # One request looks; others meanwhile get what is known.
-        seconds = _CHECK_SECONDS if isinstance(opened.path, Path) else _CHECK_BUCKET_SECONDS
-        if time.monotonic() - opened.checked > seconds and opened.checking.acquire(blocking=False):
+        if opened.is_due and opened.checking.acquire(blocking=False):
             try:
                 self._check(opened)
             finally:
