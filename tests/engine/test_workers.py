@@ -195,6 +195,64 @@ def test_a_claim_whose_files_are_lost_is_deleted_and_its_unit_computed_again(pla
     assert variant_of(path, 1) == {0.25}
 
 
+def test_a_unit_that_a_writer_claimed_before_it_was_killed_is_committed_by_one_that_runs_already(
+    planned: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    killed, other = StoreWriter(path), StoreWriter(path)
+    found = []
+    with Scheduler(other) as jobs:
+        passes = jobs.passes()
+        first = next(passes)
+        its = Scheduler(killed).__enter__()
+        its._log.took(1)
+        with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
+            write_unit(killed, killed.units[1], 1)
+        its.__exit__(Killed)
+        for units in (first, *passes):
+            for unit in units:
+                assert write_unit(other, unit, 2)
+                jobs.finished(unit)
+                found.append(unit.index)
+        other.finish()
+    assert sorted(found) == [0, 2, 3, 4, 5]
+    assert variant_of(path, 1) == {0.125}
+    assert [name for name in relative_files(path) if "writers" in name or name.endswith((".tmp", ".claim"))] == []
+
+
+def test_a_claim_whose_files_are_lost_meanwhile_does_not_stop_the_unit_from_being_committed(
+    planned: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    killed, other = StoreWriter(path), StoreWriter(path)
+    with crash_at(killed, 1, of="publish"), pytest.raises(Killed):
+        write_unit(killed, killed.units[1], 1)
+    for temporary in path.rglob(".*.tmp"):
+        temporary.unlink()
+    assert write_unit(other, other.units[1], 2)
+    assert variant_of(path, 1) == {0.25}
+    assert [name for name in relative_files(path) if name.endswith((".tmp", ".claim"))] == []
+
+
+def test_a_unit_is_refused_if_its_own_staged_files_are_lost(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(planned, tmp_path / "s.zarr"))
+    store = StoreWriter(path)
+    add = store.commits.add
+
+    def tidied(record: UnitRecord, moments: MergedMoments) -> bool:
+        for temporary in path.rglob("heads/**/.*.tmp"):
+            temporary.unlink()
+        return add(record, moments)
+
+    monkeypatch.setattr(store.commits, "add", tidied)
+    with pytest.raises(StoreError, match="staged files of unit 1 were deleted"):
+        write_unit(store, store.units[1], 1)
+    assert not store.commits.is_done(1)
+    assert [name for name in relative_files(path) if name.endswith((".tmp", ".claim"))] == []
+
+
 def test_replacing_a_unit_is_refused_if_its_staged_files_are_lost(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

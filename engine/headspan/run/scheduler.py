@@ -141,6 +141,9 @@ class Scheduler:
             if worker.alive:
                 continue
             units = [self._store.units[unit] for unit in worker.in_flight]
+            for unit in units:
+                # It may have claimed the unit. Then its staged files are the unit's, and are published, not deleted.
+                self._store.commits.settle(unit.index)
             undone = [unit for unit in units if not self._store.commits.is_done(unit.index)]
             if has_locks(self._store.storage) or worker.silent_seconds > KEPT_SECONDS:
                 for unit in units:

@@ -28,6 +28,10 @@ from headspan.store.earlier_words import QUARANTINE_ENDINGS
 from headspan.store.moments_file import MergedMoments, pack
 
 
+# How often a writer claims a unit. Another claim is in the way once for each killed writer whose files are lost.
+CLAIMS = 4
+
+
 class Commits(CommitRecords):
     """The commit records of a store, for a writer."""
 
@@ -48,13 +52,17 @@ class Commits(CommitRecords):
                 staged.write(data)
                 sizes[name], _ = staged.finish()
         claim = json.dumps({"token": self._token, "sizes": sizes}).encode()
-        mine = self._storage.put_if_absent(beside(key, "claim"), claim)
-        # A writer that has committed the unit has deleted its claim, so this claim succeeds. The unit stays as it is.
-        mine = mine and not self.is_done(record.unit)
+        # Again if the claim was that of a killed writer whose staged files are lost.
+        for _ in range(CLAIMS):
+            mine = self._storage.put_if_absent(beside(key, "claim"), claim)
+            # A writer that has committed the unit has deleted its claim, so this claim succeeds. The unit stays as it is.
+            mine = mine and not self.is_done(record.unit)
+            if self.settle(record.unit):
+                break
+        else:
+            raise self._lost(record.unit)
         if not mine:
             self._discard(sizes, self._token)
-        if not self.settle(record.unit):
-            raise self._lost(record.unit)
         self._merge_group(group_of(record.unit))
         return mine
 
