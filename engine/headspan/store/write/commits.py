@@ -27,7 +27,6 @@ from headspan.store.commit_records import (
 from headspan.store.earlier_words import QUARANTINE_ENDINGS
 from headspan.store.moments_file import MergedMoments, pack
 
-
 # How often a writer claims a unit. Another claim is in the way once for each killed writer whose files are lost.
 CLAIMS = 4
 
@@ -55,7 +54,7 @@ class Commits(CommitRecords):
         # Again if the claim was that of a killed writer whose staged files are lost.
         for _ in range(CLAIMS):
             mine = self._storage.put_if_absent(beside(key, "claim"), claim)
-            # A writer that has committed the unit has deleted its claim, so this claim succeeds. The unit stays as it is.
+            # A writer that has committed the unit has deleted its claim, so this claim succeeds. The unit stays.
             mine = mine and not self.is_done(record.unit)
             if self.settle(record.unit):
                 break
