@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,6 +144,66 @@ def test_an_operation_succeeds_although_a_request_fails(
     assert one.size("large") == len(data)
     assert sorted(one.list()) == ["claim", "large", "small"]
     assert sum(server.faults.injected.values()) == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("abort", ["half", "denied"])
+def test_an_upload_that_succeeded_counts_although_its_answer_was_cut_and_its_abort_fails(
+    abort: str, server: Server
+) -> None:
+    one, data = storage(), bytes(range(256)) * 10
+    server.faults.fault = lambda request: {"complete": "half", "abort": abort}.get(request.kind)
+    with one.stage("large") as staged:
+        staged.write(data)
+        assert staged.finish() == (len(data), google_crc32c.value(data))
+    assert server.faults.counted["abort"] == 1
+    assert one.publish("large", one.token)
+    assert server.keys("run.zarr/") == {"large": data}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_clean_up_that_the_server_refuses_fails_no_run(server: Server) -> None:
+    one, dead = storage(), storage()
+    dead.stage("old").write(bytes(2 * PART))
+    with one.stage("a") as staged:
+        staged.write(bytes(2 * PART))
+        staged.finish()
+    server.faults.fault = lambda request: "denied" if request.kind in ("delete", "abort") else None
+    assert one.publish("a", one.token)
+    one.discard("a", one.token)
+    server.faults.ahead = 3700
+    storage().remove_abandoned()
+    server.faults.fault = lambda request: "half" if request.kind == "uploads" else None
+    storage().remove_abandoned()
+    assert set(server.keys("run.zarr/")) == {"a"}
+    assert len(server.uploads()) == 1
+    # Whoever is asked later deletes the rest.
+    server.faults.fault = lambda request: None
+    storage().remove_abandoned()
+    assert not server.uploads()
+
+
+def test_memory_of_parts_is_used_again_only_after_they_are_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, small_parts: None
+) -> None:
+    free: deque[np.ndarray] = deque()
+    monkeypatch.setattr(staged_upload, "_free", free)
+    one, arrives = storage(), threading.Event()
+    server.faults.fault = lambda request: arrives if request.kind == "part" else None
+    data = np.random.default_rng(0).bytes(3 * PART)
+    with one.stage("a") as staged:
+        # The first two are on their way to a server that does not read them yet.
+        staged.write(data)
+        assert not free
+        arrives.set()
+        staged.finish()
+    del staged
+    assert len({id(part) for part in free}) == 3
+    with one.stage("b") as staged:
+        staged.write(data[::-1])
+        staged.finish()
+    assert server.keys("run.zarr/records/staged/") == {f"{one.token}/a": data, f"{one.token}/b": data[::-1]}
+    assert len({id(part) for part in free}) <= 4
 
 
 @pytest.mark.usefixtures("small_parts")
