@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 import headspan as hs
 from headspan.errors import HeadspanError, StoreError
-from headspan.io import object_store, staged_upload
+from headspan.io import object_store, ranged, staged_upload
 from headspan.io.buckets import client, endpoint
 from headspan.io.locations import StoreURL
 from headspan.io.object_store import ObjectStorage
@@ -277,6 +278,32 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_disk(server: Server, tmp_pa
     assert all(fill(store))
     store.finish()
     assert same_as_on_disk(server, tmp_path)
+
+
+def test_the_size_of_a_large_store_is_told_without_listing_its_shards(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(StoreWriter(new_store(url())))
+    wanted = sum(map(len, server.keys("run.zarr/").values()))
+    left_out: list[list[str]] = []
+    listed = ObjectStorage.listed
+
+    def noted(self: ObjectStorage, folder: str = "", without: Collection[str] = ()) -> list[dict[str, Any]]:
+        found = listed(self, folder, without)
+        left_out.append([*without])
+        assert not [each for each in found if each["path"].startswith(tuple(f"{one}/" for one in without))]
+        return found
+
+    monkeypatch.setattr(ObjectStorage, "listed", noted)
+    for least in (1000, 1):
+        monkeypatch.setattr(ranged, "_LISTED_AT_ONCE", least)
+        store = hs.open(url())
+        assert store.contents.records
+        server.faults.counted.clear()
+        left_out.clear()
+        assert store.stored_bytes == wanted
+        assert server.faults.counted["list"] == len(left_out[0]) + 1
+    assert "heads/c" in left_out[0]
 
 
 def test_two_planners_leave_one_plan(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
