@@ -66,7 +66,7 @@ class StagedUpload:
                 if self._filled == len(self._part):
                     # obstore sends memory that it does not copy, so the caller's is copied.
                     self._send()
-                    self._part, self._filled = _new_part(), 0
+                    self._part, self._filled = self._new_part(), 0
                 count = min(len(values), len(self._part) - self._filled)
                 self._part[self._filled : self._filled + count] = values[:count]
                 self._filled += count
@@ -103,6 +103,18 @@ class StagedUpload:
         if self._place != self._key:
             with suppress(StoreError):
                 self._storage.delete(self._place)
+
+    def _new_part(self) -> np.ndarray:
+        """Return memory for one part that nobody uses."""
+        while _free:
+            try:
+                part = _free.pop()
+            except IndexError:
+                # Another thread took the last one.
+                break
+            if len(part) == PART_BYTES:
+                return part
+        return np.empty(PART_BYTES, np.uint8)
 
     def _send(self) -> None:
         if not self._filled:
@@ -143,19 +155,6 @@ class StagedUpload:
         except BaseException:
             self.discard()
             raise
-
-
-def _new_part() -> np.ndarray:
-    """Return memory for one part that nobody uses."""
-    while _free:
-        try:
-            part = _free.pop()
-        except IndexError:
-            # Another thread took the last one.
-            break
-        if len(part) == PART_BYTES:
-            return part
-    return np.empty(PART_BYTES, np.uint8)
 
 
 def _lent(part: np.ndarray, size: int) -> memoryview:
