@@ -112,7 +112,7 @@ def test_a_page_of_384_heads_with_pictures_and_maps_stays_under_25_megabytes() -
     # Each head has eight images of its own, and four of a sample of 128.
     count = 384 * 8 + 128
     # The same pictures over and over need not be made smaller each.
-    smaller = fitted(different, BUDGET_BYTES * len(different) // count)
+    smaller = fitted(different, BUDGET_BYTES // -(-count // len(different)))
     pictures = [smaller[place % len(different)] for place in range(count)]
     assert sum(4 * -(-len(each) // 3) for each in pictures) <= BUDGET_BYTES
     # Each map of a page is a picture of its own, of the same size as these.
