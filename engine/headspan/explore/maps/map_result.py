@@ -113,7 +113,7 @@ class TextMaps(Tabular):
         there are not as many pictures as images, or a number is out of range.
         """
         self._check(pictures)
-        _refuse_out_of_range(full, threshold, opacity, side)
+        refuse_style(full, threshold, opacity, side)
         rows = []
         for place, name in enumerate(self.names):
             picture = None if pictures is None else pictures[place]
@@ -179,7 +179,8 @@ def _quoted(text: str | None) -> str:
     return "a vector" if text is None else f"“{shortened(text, _SHOWN_LETTERS)}”"
 
 
-def _refuse_out_of_range(full: float | None, threshold: float, opacity: float, side: int) -> None:
+def refuse_style(full: float | None, threshold: float, opacity: float, side: int = 320) -> None:
+    """Raise SettingsError for a number that `TextMaps.draw` cannot use; callable before maps are computed."""
     if full is not None and not 0 < full < np.inf:
         raise SettingsError(f"full colour at {full}: give a number above 0")
     if not 0 <= threshold < np.inf:
