@@ -50,6 +50,9 @@ def add_maps(section: Section) -> None:
     command.add_argument(
         "--against", required=True, metavar="TEXT", help="the text that negative values, in blue, speak for"
     )
+    command.add_argument(
+        "--centred", action="store_true", help="the mean over an image's patches is zero, to tell two objects apart"
+    )
     _other_flags(command)
 
 
@@ -105,7 +108,10 @@ def _contrast(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     images = [chosen_image(store, image) for image in flags.images]
     heads = chosen_heads_of(store, flags)
     maps = contrast(
-        store, images, flags.text, flags.against, heads, progress, weights=flags.weights, shards=flags.shards
+        *(store, images, flags.text, flags.against, heads, progress),
+        centred=flags.centred,
+        weights=flags.weights,
+        shards=flags.shards,
     )
     return _show(store, images, maps, flags, progress)
 

@@ -47,6 +47,8 @@ class TextMaps(Tabular):
     stored_heads: int
     # What each patch contributes to the dot product of the text and the unit embedding.
     maps: Float32[np.ndarray, "image text rows columns"]
+    # Whether each map is minus its mean over the patches.
+    centred: bool = False
 
     def __repr__(self) -> str:
         images, _, rows, columns = self.maps.shape
@@ -172,7 +174,8 @@ class TextMaps(Tabular):
         return f"{self.words()[0] if len(self.texts) == 1 else 'Maps'} through {self._heads()}"
 
     def _unit(self) -> str:
-        return _UNIT if self.against is None else _DIFFERENCE
+        unit = _UNIT if self.against is None else _DIFFERENCE
+        return f"{unit}, minus the mean of the image" if self.centred else unit
 
 
 def _quoted(text: str | None) -> str:

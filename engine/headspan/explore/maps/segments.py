@@ -63,13 +63,16 @@ def contrast(
     heads: Sequence[Head] | None = None,
     on_progress: Listener = ignore,
     *,
+    centred: bool = False,
     weights: str | Path | None = None,
     shards: Sequence[str] = (),
 ) -> TextMaps:
     """Maps of one text minus maps of another: positive where the patch speaks for `text` more than for `against`.
 
-    `contrast(store, images, b, a)` is exactly the negative of `contrast(store, images, a, b)`. Arguments and errors are
-    those of `segment`.
+    `contrast(store, images, b, a)` is exactly the negative of `contrast(store, images, a, b)`. With `centred`, each map
+    is minus its mean over the image's patches: it is positive where a patch speaks for `text` more than the image as a
+    whole does, which tells two objects apart, but says nothing of how much either is there. Other arguments, and
+    errors, are those of `segment`.
     """
     names = _names([text, against])
     shown, through = usable(store, images, shards), _through(store, heads)
@@ -80,8 +83,10 @@ def contrast(
         store, shown, vectors[::-1] if swapped else vectors, names[:1], names[1:], through, on_progress, weights, shards
     )
     difference = found.maps[:, :1] - found.maps[:, 1:]
+    if centred:
+        difference -= difference.mean(axis=(2, 3), keepdims=True)
     # A difference of nothing is 0, never −0.
-    return replace(found, maps=(-difference if swapped else difference) + np.float32(0))
+    return replace(found, maps=(-difference if swapped else difference) + np.float32(0), centred=centred)
 
 
 def _maps(

@@ -79,9 +79,10 @@ def _read_again(store: Store, image: int, name: str, shards: Sequence[str]) -> I
     try:
         return ImageSource(name, encoded_image(store, image, shards), None)
     except SourceError as error:
+        todo = "correct --shards" if shards else "name its shards with --shards"
         raise SourceError(
             f"{store.path}: holds no patches, and image {image} ({name}) cannot be read again for its map ({error}); "
-            "name its shards with --shards; queries for neighbours and scores need only the store"
+            f"{todo}; queries for neighbours and scores need only the store"
         ) from error
 
 
