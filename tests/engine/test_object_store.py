@@ -397,7 +397,7 @@ def fill_first(store: StoreWriter) -> None:
 
 def test_two_processes_that_save_one_name_leave_the_result_of_one_of_them(server: Server) -> None:
     fill(StoreWriter(new_store(url())))
-    arrays = [{"a": (np.full(5, value), ["x"]), "b": (np.full(3, value), ["y"])} for value in (1.0, 2.0)]
+    arrays = [{"a": (np.full(5, value), ("x",)), "b": (np.full(3, value), ("y",))} for value in (1.0, 2.0)]
     waits, goes_on = threading.Event(), threading.Event()
 
     def hold(request: Request) -> Fault:
@@ -424,7 +424,7 @@ def test_two_processes_that_save_one_name_leave_the_result_of_one_of_them(server
 
 def test_the_claim_of_a_killed_process_on_a_result_ends_after_ten_minutes(server: Server) -> None:
     fill(StoreWriter(new_store(url())))
-    values = {"a": (np.arange(5.0), ["x"])}
+    values = {"a": (np.arange(5.0), ("x",))}
     storage().put_if_absent("records/results/labels/x.claim-3", b"killed")
     server.faults.ahead = 500
     with pytest.raises(StoreError, match=r"if that process was killed, run this one again in 2 min$"):
