@@ -39,7 +39,7 @@ QUESTIONS = {
     PRECOMPUTE: ("precompute", "gpu_precompute", "run", 130.0),
 }
 DEVICE = "cuda"
-# The time limit of the whole command; a peer whose compilation might exceed it is left out and named.
+# The whole command's limit; a peer whose compilation might exceed it is left out and named.
 SECONDS = 290.0
 
 
@@ -111,8 +111,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
         answer = or_why_not(lambda at=module, name=function: _function(at, name)(ceilings, left))  # type: ignore[misc]
         line = {"question": question, **answer, "ceilings": ceilings, **here}
-        text = json.dumps(line, ensure_ascii=False)
-        print(text, flush=True)
+        print(text := json.dumps(line, ensure_ascii=False), flush=True)
         # Written at once, so that an interrupted run has recorded what it measured.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
