@@ -23,7 +23,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from benchmarks.measure import benchmark
-from benchmarks.simulated_run import SimulatedStore, simulate, units_of
+from benchmarks.simulated_run import SimulatedStore, simulate, steps_of
 from headspan.decompose.formula import Folded
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
@@ -86,7 +86,7 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
     tracemalloc.start()
     try:
         with Scheduler(SimulatedStore(CountedStorage(bucket, "f" * 8), planned)) as scheduler:
-            for _ in units_of(scheduler):
+            for _ in steps_of(scheduler):
                 pass
         return tracemalloc.get_traced_memory()[1]
     finally:
