@@ -203,14 +203,14 @@ def test_a_log_of_replaced_lines_stays_small_and_always_holds_the_last_line(tmp_
 def test_requests_for_each_unit_and_worker_grow_neither_with_the_finished_units_nor_with_the_workers() -> None:
     starts, ends = [], []
     for workers in (2, 16):
-        bucket, planned = Bucket(), units(12_000, 10)
+        bucket, planned = Bucket(), units(8_000, 10)
         found = simulate(planned, [CountedStorage(bucket, f"{number:08x}") for number in range(workers)], bucket)
         parts = [part["choosing_requests"] for part in found["tenths"]]
         assert len(parts) == 10
         # Reservation, state and two looks for a record; two listings for a group of units, of which each worker needs
         # one more at its start and some at its end.
         assert max(parts[1:9]) < 5.5
-        assert max(parts) < 4.5 + 12 * workers / 120
+        assert max(parts) < 6 + 12 * workers / 80
         assert found["computed_twice"] == 0
         starts.append(found["start"]["requests"] / workers)
         ends.append(found["end"]["requests"] / workers)

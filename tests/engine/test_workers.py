@@ -301,16 +301,15 @@ def test_two_writers_share_the_units_and_both_end_with_a_finished_store(planned:
     done: dict[int, list[int]] = {0: [], 1: []}
     stores = [StoreWriter(path), StoreWriter(path)]
     with Scheduler(stores[0]) as first, Scheduler(stores[1]) as second:
-        streams = [((w, unit) for unit in units_of(w)) for w in (first, second)]
+        jobs, streams = (first, second), [units_of(first), units_of(second)]
         # In turns; each writer has its next unit in flight while the other works.
         waiting = [next(stream, None) for stream in streams]
         while any(waiting):
-            for place, item in enumerate(waiting):
-                if item is not None:
-                    jobs, unit = item
+            for place, unit in enumerate(waiting):
+                if unit is not None:
                     if write_unit(stores[place], unit, place):
                         done[place].append(unit.index)
-                    jobs.finished(unit)
+                    jobs[place].finished(unit)
                     waiting[place] = next(streams[place], None)
         for store in stores:
             store.finish()
