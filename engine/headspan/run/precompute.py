@@ -113,6 +113,7 @@ def _precompute(
             on_progress(Progress(NOTE, 0, None, slow))
         store = open_planned(run_settings, urls, encoder, plan, on_progress, devices.count)
     stored: list[UnitRecord] = []
+    completed_by = ""
     seconds = StageTimes().seconds()
     if not store.commits.complete:
         # Records may have been lost since the store was complete; its moments must then be written again.
@@ -139,9 +140,7 @@ def _precompute(
                     refuse_bad(store, bad, settings.max_bad)
             for pause in scheduler.finish():
                 time.sleep(pause.seconds)
-            if scheduler.completed_by:
-                what = "adds up the moments of all units, which completes the store"
-                on_progress(Progress(NOTE, 0, None, f"{scheduler.completed_by} {what}"))
+            completed_by = scheduler.completed_by
         seconds = run.times.seconds()
     return Summary(
         path=str(store.path),
@@ -150,6 +149,7 @@ def _precompute(
         skipped=store.finished_rows - sum(record.rows for record in stored),
         quarantined=store.commits.quarantined_units(),
         seconds=seconds,
+        completed_by=completed_by,
     )
 
 
