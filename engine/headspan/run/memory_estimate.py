@@ -1,9 +1,9 @@
 """Estimate the most memory that a run will take, before it starts.
 
 The estimate is what the process holds already, with the model, plus everything that is bounded: images in flight,
-blocks of a remote shard, parts of files on their way to a bucket, a batch's activations, the pixels and numbers of some batches, and the pieces of Zarr shards
-that are being filled and written. It does not depend on the number of images. Processes that decode for a GPU, and one
-process for each of several devices, are included.
+blocks of a remote shard, parts of files on their way to a bucket, a batch's activations, the pixels and numbers of some
+batches, and the pieces of Zarr shards that are being filled and written. It does not depend on the number of images.
+Processes that decode for a GPU, and one process for each of several devices, are included.
 """
 
 from __future__ import annotations
