@@ -28,18 +28,16 @@ def paragraph() -> str:
     twice = run["computed_twice"]
     return (
         f"A run of {opening['images']:,} images in {run['units']:,} units by {workers} workers was simulated on "
-        f"{line['cores']} cores, without arrays (`bench_scheduling`). From the second to the ninth tenth of the run, "
-        f"choosing a unit takes {_range(tenths[1:-1], 'choosing_ms')} ms and "
+        f"{line['cores']} cores, without arrays (`bench_scheduling`, commit {line['commit']}). From the second to the "
+        f"ninth tenth of the run, choosing a unit takes {_range(tenths[1:-1], 'choosing_ms')} ms and "
         f"{_range(tenths[1:-1], 'choosing_requests')} requests, and its records "
         f"{_range(tenths[1:-1], 'committing_requests')} requests, whatever is finished. In the first tenth, choosing "
-        f"takes {tenths[0]['choosing_requests']:.1f} requests; in the last, in which workers share what is left and "
-        f"wait for each other, {tenths[-1]['choosing_ms']:.1f} ms and {tenths[-1]['choosing_requests']:.1f} requests. "
-        f"{'No' if not twice else f'{twice:,}'} units are computed twice. A worker joins with "
-        f"{run['start']['requests'] / workers:.1f} requests, whatever the number of workers. One worker completes the "
-        f"store; after the last unit, all together need {run['end']['requests']:,} requests, of which each group of 64 "
-        f"units needs two. An open store takes {opening['seconds']['open']:.2f} s and {opening['bytes'] / 1e6:.1f} MB; "
-        f"all its records, which few commands need, {opening['seconds']['records']:.1f} s and "
-        f"{opening['records_bytes'] / 1e6:,.0f} MB."
+        f"takes {tenths[0]['choosing_requests']:.1f} requests; in the last, in which workers share what is left, "
+        f"{tenths[-1]['choosing_ms']:.1f} ms and {tenths[-1]['choosing_requests']:.1f} requests. "
+        f"{f'{twice:,}' if twice else 'No'} units are computed twice. A worker joins with {run['start']['requests'] / workers:.1f} "
+        f"requests. After the last unit is committed, all workers together need {run['end']['requests']:,} requests. "
+        f"An open store takes {opening['seconds']['open']:.2f} s and {opening['bytes'] / 1e6:.1f} MB; all its records, "
+        f"which few commands need, {opening['seconds']['records']:.1f} s and {opening['records_bytes'] / 1e6:,.0f} MB."
     )
 
 
