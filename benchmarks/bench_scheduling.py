@@ -23,7 +23,7 @@ import numpy as np
 import headspan as hs
 from benchmarks.counted_bucket import Bucket, CountedStorage
 from benchmarks.measure import benchmark
-from benchmarks.simulated_run import SimulatedStore, simulate, units_of
+from benchmarks.simulated_run import SimulatedStore, simulate, steps_of
 from headspan.decompose.formula import Folded
 from headspan.io.local import LocalStorage
 from headspan.io.storage import Storage
@@ -41,8 +41,8 @@ from headspan.store.write.unit import StoreWriter
 QUESTION = "scheduling and records of a simulated run of many workers"
 DUE_TO = (
     "A worker lists the records of 64 units at once and reserves each unit by one put, so what is finished does not "
-    "count. Joining and the end do: each worker looks once at all others, and in the last tenth workers meet at what "
-    "is left."
+    "count. A worker that joins reads one listing and one note. In the last tenth, workers share what is left: half of "
+    "a group at a time, each for two listings."
 )
 IMAGES, UNITS, WORKERS = 400_000_000, 100_000, 256
 _LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
@@ -86,7 +86,7 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
     tracemalloc.start()
     try:
         with Scheduler(SimulatedStore(CountedStorage(bucket, "f" * 8), planned)) as scheduler:
-            for _ in units_of(scheduler):
+            for _ in steps_of(scheduler):
                 pass
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -138,7 +138,7 @@ class CountedStorage:
         return None if found is None else found[1]
 
     def now(self) -> float:
-        self.count("head")
+        # Not a request: the server is asked once in ten minutes.
         return self.bucket.seconds
 
     def checksum(self, key: str) -> Checksum:
@@ -155,6 +155,10 @@ class CountedStorage:
         ]
         self.count("list", max(1, -(-len(keys) // PAGE_KEYS)))
         yield from keys
+
+    def times(self, folder: str) -> dict[str, float]:
+        found = ((key, self.bucket.find(key)) for key in self.list(folder))
+        return {key: each[1] for key, each in found if each is not None}
 
     def delete(self, key: str) -> None:
         self.count("delete")

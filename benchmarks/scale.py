@@ -18,6 +18,7 @@ from benchmarks.gpu import Sizes
 from benchmarks.gpu_tower import flops
 from benchmarks.measure import avx512_hidden, latest_lines
 from benchmarks.models import MODELS, store_size
+from benchmarks.scale_records import with_paragraph
 from headspan.decompose.formula import EXTRA_COORDINATES
 from headspan.store.schema import image_bytes, row_arrays
 
@@ -270,9 +271,9 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with its tables up to date."""
+    """The page with its tables and its paragraph about a simulated run up to date."""
     before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
+    return with_paragraph(f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -340,6 +340,9 @@ def test_the_memory_estimate_grows_with_devices_and_batch(
     pixels = 32 * 32 * 3
     assert estimated_bytes(replace(one, batch_size=107), encoder, specs) >= alone + 4 * 100 * pixels
     assert made_with(replace(one, device="cpu,cpu"), encoder)["device"] == "cpu"
+    # In a bucket, two files of each array have a part that is filled, and at most two that are sent.
+    sent = estimated_bytes(replace(one, out="s3://bucket/run.zarr"), encoder, specs) - alone
+    assert 2 * len(specs) * (8 << 20) < sent <= 6 * len(specs) * (8 << 20)
 
 
 def test_the_memory_estimate_on_a_gpu_counts_what_decodes(

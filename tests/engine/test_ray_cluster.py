@@ -18,7 +18,7 @@ import pytest
 
 import headspan as hs
 from headspan.io.stores import storage_at
-from headspan.store.write.workers import other_workers
+from headspan.store.worker_states import other_workers
 from tests.conftest import image_members, relative_files, write_tar
 from tests.engine.image_sources import TINY
 from tests.engine.test_cli import HEADSPAN

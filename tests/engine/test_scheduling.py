@@ -18,9 +18,9 @@ from headspan.errors import SourceError, StoreError
 from headspan.events import Progress, ignore
 from headspan.io.locks import LockedLog, last_line, read_log
 from headspan.member_names import MemberNames
-from headspan.run import plan_processes
+from headspan.run import plan_processes, scheduler
 from headspan.run.plan_ahead import begun_plan
-from headspan.run.scheduler import KEPT_SECONDS, TRIES, Scheduler
+from headspan.run.scheduler import KEPT_SECONDS, TRIES, Pause, Scheduler
 from headspan.shards.plan import units
 from headspan.shards.samples import Unit
 from headspan.shards.urls import stored_names
@@ -28,7 +28,7 @@ from headspan.store import contents
 from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import Dimensions
 from headspan.store.watch import watched
-from headspan.store.worker_states import DEAD_SECONDS, WorkerState, other_workers, reservations
+from headspan.store.worker_states import BEAT_SECONDS, DEAD_SECONDS, WorkerState, other_workers, reservations
 from headspan.store.write.workers import WorkerLog
 from tests.conftest import image_members, relative_files, write_tar
 
@@ -44,13 +44,16 @@ class Worker:
 
     def __init__(self, bucket: Bucket, token: str, count: int, images: int | None = None) -> None:
         self.store = SimulatedStore(CountedStorage(bucket, token), units(images or count * ROWS, ROWS))
-        self.scheduler = Scheduler(self.store)
+        self.scheduler = Scheduler(self.store, clock=lambda: bucket.seconds)
         self.scheduler.__enter__()
         self.stream = self._stream()
 
     def _stream(self) -> Iterator[Unit]:
         for chosen in self.scheduler.passes():
-            yield from chosen
+            if isinstance(chosen, Pause):
+                self.store.storage.bucket.seconds += chosen.seconds
+            else:
+                yield from chosen
 
     def commit(self, unit: Unit) -> bool:
         record = UnitRecord(unit.index, unit.first_row, unit.rows, unit.rows, {}, [])
@@ -81,7 +84,8 @@ def test_workers_without_locks_share_all_units_and_leave_nothing_behind() -> Non
     assert sorted(done) == list(range(257))
     for worker in workers:
         worker.scheduler.__exit__(None)
-    assert bucket.folders["records/writers"] == {}
+    # What the workers have in common is deleted when the store is completed.
+    assert bucket.folders["records/writers"].keys() == {"records/writers/run.0"}
 
 
 def test_a_worker_that_says_nothing_for_minutes_of_the_storages_clock_is_dead_and_its_unit_is_computed_alone() -> None:
@@ -96,7 +100,7 @@ def test_a_worker_that_says_nothing_for_minutes_of_the_storages_clock_is_dead_an
     (seen,) = other_workers(other.store.storage, "bbbbbbbb")
     assert (seen.alive, seen.in_flight) == (False, (0,))
     passes = [[unit.index for unit in chosen if other.commit(unit)] for chosen in other.scheduler.passes()]
-    assert passes == [[1, 2, 3, 4], [0], []]
+    assert passes == [[1, 2, 3, 4], [0]]
     # Its put arrives late: the unit stays as it is, and it goes on.
     record = UnitRecord(0, 0, ROWS, 3, {}, [])
     assert not silent.store.commits.add(record, MOMENTS)
@@ -148,20 +152,27 @@ def test_a_dead_workers_reservation_is_taken_over_by_one_worker_only() -> None:
     assert [log.took(7) for log in logs[1:]] == [True, False]
     assert reservations(logs[1]._storage) == [(7, 0), (7, 1)]
     # A lost answer: the worker finds its own reservation.
-    logs[1]._turns.clear()
+    logs[1]._reserved._turns.clear()
     assert logs[1].took(7)
     for log in logs[1:]:
         log.__exit__(None)
 
 
 @pytest.mark.parametrize(("field", "what"), [("version", "headspan"), ("weights_sha256", "the image tower sha256")])
-def test_a_worker_with_another_version_or_other_weights_is_refused_by_name(field: str, what: str) -> None:
+def test_a_worker_with_another_version_or_other_weights_is_refused_by_name(
+    field: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = Bucket()
-    first = Worker(bucket, "aaaaaaaa", 2)
-    state = first.scheduler._log.state
-    state.host, state.process, state.device = "node7", 4711, "cuda:1"
-    setattr(state, field, "99.0")
-    first.scheduler._log._write()
+
+    class Other(WorkerLog):
+        def __enter__(self) -> WorkerLog:
+            self.state.host, self.state.process, self.state.device = "node7", 4711, "cuda:1"
+            setattr(self.state, field, "99.0")
+            return super().__enter__()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "WorkerLog", Other)
+        first = Worker(bucket, "aaaaaaaa", 2)
     bucket.seconds += 1
     with pytest.raises(
         StoreError, match=rf"process 4711 on node7 \(cuda:1\) computes this store with {what} 99\.0, but"
@@ -171,6 +182,8 @@ def test_a_worker_with_another_version_or_other_weights_is_refused_by_name(field
     assert [key for key in bucket.folders["records/writers"] if "bbbbbbbb" in key] == []
     bucket.seconds += DEAD_SECONDS + 1
     Worker(bucket, "bbbbbbbb", 2).scheduler.__exit__(None)
+    # The run of the version that is there now has the next number, and refuses the other one when it comes back.
+    assert {"records/writers/run.0", "records/writers/run.1"} <= bucket.folders["records/writers"].keys()
     first.scheduler.__exit__(None)
 
 
@@ -187,15 +200,82 @@ def test_a_log_of_replaced_lines_stays_small_and_always_holds_the_last_line(tmp_
     log.close(delete=True)
 
 
-def test_requests_and_lookups_for_each_unit_do_not_grow_with_the_finished_units() -> None:
-    bucket, planned = Bucket(), units(2000, 10)
-    found = simulate(planned, [CountedStorage(bucket, f"{number:08x}") for number in range(2)], bucket)
-    parts = [part["choosing_requests"] for part in found["tenths"]]
-    assert len(parts) == 10
-    # Reservation, state and two looks for a record; two listings for a group of units. In
-    # the last tenth the workers meet.
-    assert max(parts[:9]) < 5.5
-    assert found["computed_twice"] <= 2
+def test_requests_for_each_unit_and_worker_grow_neither_with_the_finished_units_nor_with_the_workers() -> None:
+    starts, ends = [], []
+    for workers in (2, 8):
+        bucket, planned = Bucket(), units(8_000, 10)
+        found = simulate(planned, [CountedStorage(bucket, f"{number:08x}") for number in range(workers)], bucket)
+        parts = [part["choosing_requests"] for part in found["tenths"]]
+        assert len(parts) == 10
+        # Reservation, state and two looks for a record, and two listings for a group of units. Later, workers share
+        # the last groups.
+        assert max(parts[1:6]) < 5.5
+        assert max(parts) < 12
+        assert found["computed_twice"] == 0
+        starts.append(found["start"]["requests"] / workers)
+        ends.append(found["end"]["requests"] / workers)
+        assert bucket.folders["records/writers"] == {}
+    # A listing for claims, one of workers, its state, and the note on version and weights, which the first one writes.
+    assert starts == [4.5, 4 + 1 / 8]
+    # One worker reads the groups of all units; the others look for what is left a few times.
+    assert ends[1] < 80
+
+
+def test_who_completes_a_store_is_replaced_when_it_dies_and_left_alone_when_it_lives() -> None:
+    bucket = Bucket()
+    bucket.seconds = 5e9
+    first, second, third = (Worker(bucket, token, 3) for token in ("aaaaaaaa", "bbbbbbbb", "cccccccc"))
+    assert len(first.rest()) == 3
+    assert first.scheduler._log.take_end() is None
+    # It lives: it writes its state while the second one waits.
+    waits = second.scheduler.finish()
+    for _ in range(6):
+        if next(waits, None) is None:
+            break
+        bucket.seconds += 5
+        first.scheduler.beat()
+    else:
+        raise AssertionError("the second worker does not end")
+    assert f"process {first.scheduler._log.state.process} on" in second.scheduler.completed_by
+    assert not second.store.commits.complete
+    # It dies: the third one waits until that is certain, and completes the store.
+    first.kill()
+    seconds = 0.0
+    for pause in third.scheduler.finish():
+        bucket.seconds += pause.seconds
+        seconds += pause.seconds
+    assert third.store.commits.complete
+    assert BEAT_SECONDS < seconds < DEAD_SECONDS
+    assert third.scheduler.completed_by == ""
+    second.scheduler.__exit__(None)
+    third.scheduler.__exit__(None)
+    # The lease of the killed worker is deleted by who finds it minutes later.
+    assert bucket.folders["records/writers"].keys() == {"records/writers/aaaaaaaa.json"}
+
+
+def test_one_other_worker_computes_a_unit_that_takes_too_long() -> None:
+    bucket = Bucket()
+    slow, second, third = (Worker(bucket, token, 6) for token in ("aaaaaaaa", "bbbbbbbb", "cccccccc"))
+    unit = next(slow.stream)
+    for _ in range(5):
+        taken = next(second.stream)
+        assert taken.index != unit.index
+        bucket.seconds += 10
+        second.commit(taken)
+    # The second worker needs ten seconds for a unit, and the first has had its unit for fifty.
+    assert next(second.stream) == unit
+    # That unit is in flight for no time in its new worker, so the third one leaves it alone.
+    steps = third.scheduler.passes()
+    first_pass = next(steps)
+    assert not isinstance(first_pass, Pause)
+    assert list(first_pass) == []
+    assert isinstance(next(steps), Pause)
+    assert second.commit(unit)
+    assert not slow.commit(unit)
+    assert next(steps, None) is None
+    for worker in (slow, second, third):
+        worker.scheduler.__exit__(None)
+    assert bucket.folders["records/writers"].keys() == {"records/writers/run.0"}
 
 
 def test_watching_shows_rates_stragglers_the_dead_and_what_is_left() -> None:
@@ -208,9 +288,9 @@ def test_watching_shows_rates_stragglers_the_dead_and_what_is_left() -> None:
     bucket.seconds += DEAD_SECONDS + 1
     slow.scheduler._log.state.units = {39: 0.0}
     slow.scheduler._log._write()
-    log._clock = bucket.seconds - time.monotonic()
+    log._clock, log._offset = time.monotonic, bucket.seconds - time.monotonic()
     for number in range(4):
-        log._clock += 10.0
+        log._offset += 10.0
         quick.commit(quick.store.units[number])
     now = log._now()
     log._write()

@@ -223,6 +223,8 @@ def print_summary(summary: Summary) -> None:
             say(f"  row {bad.row}, {bad.key} in {bad.url}: {bad.reason}")
         if len(summary.bad) > _BAD_SHOWN:
             say(f"  and {len(summary.bad) - _BAD_SHOWN:,} more; `{_command_listing_bad(summary)}` lists all")
+    if summary.completed_by:
+        say(f"{summary.completed_by} adds up the moments of all units, which completes the store")
     for unit in summary.quarantined:
         say(
             f"unit {unit.index}, rows {unit.first_row} to {unit.first_row + unit.rows - 1}, is quarantined, because "

@@ -106,6 +106,10 @@ class LocalStorage:
             place = os.path.relpath(path, self.root)
             yield from names if place == "." else (f"{place}/{name}" for name in names)
 
+    def times(self, folder: str) -> dict[str, float]:
+        # A file may be deleted after it was listed.
+        return {key: when for key in self.list(folder) if (when := self.modified(key)) is not None}
+
     def delete(self, key: str) -> None:
         self._unlink(self.root / key)
 

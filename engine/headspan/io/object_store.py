@@ -164,6 +164,9 @@ class ObjectStorage:
 
         return self._call(folder, "listed", read)
 
+    def times(self, folder: str) -> dict[str, float]:
+        return {found["path"]: found["last_modified"].timestamp() for found in self.listed(folder)}
+
     def delete(self, key: str) -> None:
         self._delete([key])
 

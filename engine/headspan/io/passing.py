@@ -56,6 +56,9 @@ class PassingStorage:
     def list(self, folder: str = "") -> Iterator[str]:
         return self.inner.list(folder)
 
+    def times(self, folder: str) -> dict[str, float]:
+        return self.inner.times(folder)
+
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 

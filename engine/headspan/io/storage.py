@@ -98,6 +98,9 @@ class Storage(Protocol):
         Raises StoreError if the folder cannot be listed.
         """
 
+    def times(self, folder: str) -> dict[str, float]:
+        """List the keys of all files below `folder`, each with when it was written, as `modified` returns it."""
+
     def delete(self, key: str) -> None:
         """Delete a file, if it exists."""
 

@@ -1,9 +1,9 @@
 """Estimate the most memory that a run will take, before it starts.
 
 The estimate is what the process holds already, with the model, plus everything that is bounded: images in flight,
-blocks of a remote shard, a batch's activations, the pixels and numbers of some batches, and the pieces of Zarr shards
-that are being filled and written. It does not depend on the number of images. Processes that decode for a GPU, and one
-process for each of several devices, are included.
+blocks of a remote shard, parts of files on their way to a bucket, a batch's activations, the pixels and numbers of some
+batches, and the pieces of Zarr shards that are being filled and written. It does not depend on the number of images.
+Processes that decode for a GPU, and one process for each of several devices, are included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from headspan.decode.choice import uses_processes
 from headspan.decode.processes.decoder import ProcessDecoder, default_workers
 from headspan.io.ranges import MOST_BYTES
 from headspan.io.retry import is_remote
+from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE
+from headspan.io.stores import is_object_store
 from headspan.model.tower import Tower
 from headspan.run.defaults import ROWS_AT_ONCE
 from headspan.run.devices import named_devices
@@ -37,6 +39,8 @@ _PIXEL_BATCHES = 4
 # Batches of numbers: the one that is computed, the one that is handed to the writing threads, and the one that they
 # write.
 _NUMBER_BATCHES = 3
+# Files of each array that are on their way to a bucket.
+_FILES_IN_FLIGHT = 2
 
 
 def estimated_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[str, ArraySpec]) -> int:
@@ -59,8 +63,19 @@ def _run_bytes(settings: ResolvedSettings, encoder: Encoder, specs: dict[str, Ar
     pieces = [piece_rows(spec) * spec.row_bytes for spec in specs.values()]
     waiting = sum(pieces) + writing_threads() * max(pieces)
     held = _LIBRARIES_BYTES + _decoding_bytes(settings, encoder) + numbers + sum(pieces) + waiting
+    held += _upload_bytes(specs) if is_object_store(settings.out) else 0
     held += MOST_BYTES if any(is_remote(shard) for shard in settings.shards) else 0
     return held if on_gpu else held + _pass_bytes(encoder.tower, batch, sum(spec.row_bytes for spec in specs.values()))
+
+
+def _upload_bytes(specs: dict[str, ArraySpec]) -> int:
+    """Parts of the files that go to a bucket: of each array, a file is being filled and one before it is finished.
+
+    A file has one part that is filled, and those that are sent. No more of it is held than it has bytes.
+    """
+    parts = (1 + SENT_AT_ONCE) * PART_BYTES
+    # At least one part is allocated, whole.
+    return _FILES_IN_FLIGHT * sum(min(parts, PART_BYTES + spec.shard[0] * spec.row_bytes) for spec in specs.values())
 
 
 def _decoding_bytes(settings: ResolvedSettings, encoder: Encoder) -> int:

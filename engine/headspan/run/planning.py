@@ -29,9 +29,9 @@ from headspan.shards.samples import BadImage, Shard
 from headspan.store.consolidated import ROOT, consolidate
 from headspan.store.schema import ROOT_COPY, image_bytes, member_names, moment_arrays
 from headspan.store.tables import NOTES_FILE, read_shards
+from headspan.store.worker_states import other_workers
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
-from headspan.store.write.workers import other_workers
 
 # How many notes on whole shards a run prints; `headspan info --notes` lists all.
 _REMARKS = 3
@@ -114,7 +114,7 @@ def _resume(path: Location, urls: Mapping[str, str], settings: ResolvedSettings,
         )
     refuse_other_run(store, settings, as_planned(read_shards(path), store.attributes, urls), encoder)
     store.refuse_full_disk()
-    store.remove_abandoned([worker.token for worker in other_workers(store.storage) if worker.alive])
+    store.remove_abandoned([worker.token for worker in other_workers(store.storage, states=False) if worker.alive])
     return store
 
 

@@ -6,6 +6,7 @@ processes may make the same call at once; each unit is committed by one of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -112,11 +113,12 @@ def _precompute(
             on_progress(Progress(NOTE, 0, None, slow))
         store = open_planned(run_settings, urls, encoder, plan, on_progress, devices.count)
     stored: list[UnitRecord] = []
+    completed_by = ""
     seconds = StageTimes().seconds()
     if not store.commits.complete:
         # Records may have been lost since the store was complete; its moments must then be written again.
         store.commits.reopen()
-    if not store.commits.complete or any(other_workers(store.storage)):
+    if not store.commits.complete or any(other_workers(store.storage, states=False)):
         if devices:
             # Each of them loads the model again.
             del encoder
@@ -125,7 +127,9 @@ def _precompute(
         names = member_names(store.attributes)
         sources = PlannedSources(planned, as_planned(planned, store.attributes, urls), names)
         run = Run.of(run_settings, store, encoder, sources, on_progress, decoding)
-        bad = [image for record in store.commits.records() for image in record.bad]
+        # All records are read only where they count.
+        earlier = [] if settings.max_bad is None else store.commits.records()
+        bad = [image for record in earlier for image in record.bad]
         refuse_bad(store, bad, settings.max_bad)
         with Scheduler(store, device=str(encoder.device)) as scheduler:
             with closing(run_units(run, scheduler, compute)) as records:
@@ -134,15 +138,18 @@ def _precompute(
                     bad += record.bad
                     on_commit(record)
                     refuse_bad(store, bad, settings.max_bad)
-            store.finish()
+            for pause in scheduler.finish():
+                time.sleep(pause.seconds)
+            completed_by = scheduler.completed_by
         seconds = run.times.seconds()
     return Summary(
         path=str(store.path),
         images=sum(record.images for record in stored),
         bad=sorted((image for record in stored for image in record.bad), key=lambda image: image.row),
-        skipped=sum(record.rows for record in store.commits.records()) - sum(record.rows for record in stored),
+        skipped=store.finished_rows - sum(record.rows for record in stored),
         quarantined=store.commits.quarantined_units(),
         seconds=seconds,
+        completed_by=completed_by,
     )
 
 

@@ -20,7 +20,7 @@ class ImageProgress:
 
     def begin(self) -> None:
         """Count what is finished already, and report it."""
-        self._finished = self._store.size.images - sum(unit.rows for unit in self._store.unfinished())
+        self._finished = self._store.finished_rows
         self._committing = 0
         self._bad = 0
         self.report(0)

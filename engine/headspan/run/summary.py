@@ -26,3 +26,5 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=dict)
     # How many processes computed, one for each device.
     processes: int = 1
+    # The living worker that completes the store, in words, if every unit is committed and it is not this one.
+    completed_by: str = ""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -27,6 +27,8 @@ from headspan.store.moments_file import MergedMoments, unpack
 from headspan.store.schema import RECORDS
 
 GROUP_UNITS = 64
+# Groups whose files are read at the same time when all moments are added.
+_GROUPS_AT_ONCE = 8
 # Size in bytes and crc32c of files, by their key.
 Files = dict[str, Checksum]
 # The reason of an image whose numbers do not fit the store's float16, or overflowed in the model.
@@ -104,12 +106,11 @@ class CommitRecords:
     def quarantined_units(self) -> list[Unit]:
         """Return the quarantined units, in order."""
         found = {}
-        for ending in QUARANTINE_ENDINGS:
-            for key in self.unit_files(ending):
-                # Another process may have committed the unit and deleted the note after it was listed.
-                with suppress(FileNotFoundError):
-                    note = json.loads(self._storage.get(key))
-                    found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
+        for key in self.unit_files(f"(?:{'|'.join(QUARANTINE_ENDINGS)})"):
+            # Another process may have committed the unit and deleted the note after it was listed.
+            with suppress(FileNotFoundError):
+                note = json.loads(self._storage.get(key))
+                found[note["unit"]] = Unit(note["unit"], note["first_row"], note["rows"])
         return [found[unit] for unit in sorted(found)]
 
     def other_files(self) -> Files:
@@ -170,10 +171,31 @@ class CommitRecords:
         """Return the keys of the groups' records, in order."""
         return named(self._storage, COMMITS, r"group-\d{6}\.json")
 
-    def group_files(self) -> Iterator[str]:
-        """List the keys of the merged records and moments."""
-        for group in self.groups:
-            yield from (group_key(group), beside(group_key(group), "moments"))
+    def merged(self) -> tuple[MergedMoments, Files]:
+        """Return the sum of the moments of all groups, which are merged, and size and crc32c of the groups' files.
+
+        Each file is read once, and those of some groups at a time.
+        """
+        merged: MergedMoments | None = None
+        files: Files = {}
+        for first in range(0, len(self.groups), _GROUPS_AT_ONCE):
+            records = [group_key(group) for group in self.groups[first : first + _GROUPS_AT_ONCE]]
+            keys = [key for record in records for key in (record, beside(record, "moments"))]
+            there = remembered(self._storage, keys)
+            for key in keys:
+                try:
+                    data = there.get(key)
+                except FileNotFoundError as error:
+                    raise StoreError(
+                        f"{self._storage}/{key}: records and moments of committed units are missing; run headspan "
+                        "repair"
+                    ) from error
+                files[key] = len(data), google_crc32c.value(data)
+                if key.endswith(".moments"):
+                    part = unpack(data, f"{self._storage}/{key}")
+                    merged = part if merged is None else merged + part
+        assert merged is not None, "a finished store has units"
+        return merged, files
 
     def group_moments(self, group: int) -> MergedMoments | None:
         """Return the moments of the finished units of a group; None if there are none."""

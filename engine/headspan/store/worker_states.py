@@ -7,12 +7,16 @@ that has not written it for DEAD_SECONDS by the clock of the storage counts as d
 disagree.
 
 A unit that a worker has started has a reservation, an object with the worker's token that only one of several workers
-can write. The guarantees of the store depend on none of this: commit records alone decide.
+can write, and so has the end of the run. One listing of the folder shows which workers a bucket has, which of them are
+alive, and since when each unit is reserved. The guarantees of the store depend on none of this: commit records alone
+decide.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +26,7 @@ from typing import Any
 
 from headspan.io.local import LocalStorage
 from headspan.io.locks import last_line, read_log
-from headspan.io.storage import Storage, named
+from headspan.io.storage import Storage
 from headspan.store.schema import RECORDS
 
 WORKERS = f"{RECORDS}/writers"
@@ -33,6 +37,9 @@ RECENT_UNITS = 8
 # States that are read from an object store at the same time.
 _AT_ONCE = 16
 _RESERVATION = re.compile(rf"{WORKERS}/unit-(\d{{8,}})\.(\d+)")
+_AGREEMENT = re.compile(rf"{WORKERS}/run\.(\d+)")
+# The name under which the end of the run is reserved: one worker adds up the moments of all units.
+END = "end"
 
 
 @dataclass(slots=True)
@@ -88,30 +95,94 @@ class OtherWorker:
     silent_seconds: float = 0.0
     state: WorkerState | None = None
 
+    @property
+    def ended_here(self) -> bool:
+        """Whether it was a process of this computer that has ended, as far as its state and the system tell.
+
+        A computer of the same name may have that process. So this tells what may be done twice, and not who is dead.
+        """
+        if self.state is None or self.state.host != platform.node():
+            return False
+        try:
+            os.kill(self.state.process, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            # It belongs to another user.
+            pass
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one listing shows of all workers. Times are seconds by the clock of the storage."""
+
+    now: float
+    # When each worker last wrote its state, by its token.
+    written: dict[str, float]
+    # The last turn of each reserved unit, and when it was reserved.
+    begun: dict[int, tuple[int, float]]
+    # How many runs, each of one version and weights, have begun on this store.
+    runs: int
+
 
 def state_key(storage: Storage, token: str) -> str:
     """The key of a worker's state: of its lease, or of its locked log in a local folder."""
     return f"{WORKERS}/{token}.{'log' if has_locks(storage) else 'json'}"
 
 
-def reservation_key(unit: int, turn: int) -> str:
-    """The key of a unit's reservation. The next turn is for who takes it over from a dead worker."""
-    return f"{WORKERS}/unit-{unit:08d}.{turn}"
+def unit_name(unit: int) -> str:
+    """The name under which a unit is reserved."""
+    return f"unit-{unit:08d}"
 
 
-def other_workers(storage: Storage, token: str = "") -> Iterator[OtherWorker]:
-    """List all workers that have not ended normally, except the one of `token`: one listing, and a read for each."""
-    keys = named(storage, WORKERS, rf"[0-9a-f]{{8}}\.{'log' if has_locks(storage) else 'json'}")
-    tokens = sorted({key.rpartition("/")[2].partition(".")[0] for key in keys} - {token})
-    if not tokens:
-        return
-    now = storage.now()
-    if isinstance(storage, LocalStorage) or len(tokens) == 1:
-        found = [worker_of(storage, each, now) for each in tokens]
+def reservation_key(name: str, turn: int) -> str:
+    """The key of the reservation of a unit or of END. The next turn is for who takes it over from a dead worker."""
+    return f"{WORKERS}/{name}.{turn}"
+
+
+def run_key(number: int) -> str:
+    """The key of the note on the version and weights of a run; the last number is the run that is under way."""
+    return f"{WORKERS}/run.{number}"
+
+
+def look(storage: Storage) -> Seen:
+    """List the folder of workers, once."""
+    state = re.compile(rf"{WORKERS}/([0-9a-f]{{8}})\.{'log' if has_locks(storage) else 'json'}")
+    written: dict[str, float] = {}
+    begun: dict[int, tuple[int, float]] = {}
+    runs = 0
+    for key, when in storage.times(WORKERS).items():
+        if match := state.fullmatch(key):
+            written[match[1]] = when
+        elif match := _RESERVATION.fullmatch(key):
+            unit = int(match[1])
+            begun[unit] = max(begun.get(unit, (-1, 0.0)), (int(match[2]), when))
+        elif match := _AGREEMENT.fullmatch(key):
+            runs = max(runs, int(match[1]) + 1)
+    return Seen(storage.now(), written, begun, runs)
+
+
+def other_workers(
+    storage: Storage, token: str = "", seen: Seen | None = None, *, states: bool = True
+) -> Iterator[OtherWorker]:
+    """Yield all workers that have not ended normally, except the one of `token`, by what was `seen`.
+
+    Without `states`, the living workers of a bucket have no state and no units in flight: only the dead are read.
+    """
+    seen = look(storage) if seen is None else seen
+    tokens = sorted(seen.written.keys() - {token})
+    if isinstance(storage, LocalStorage):
+        found = [worker_of(storage, each, seen.now) for each in tokens]
     else:
+        silent = {each: max(0.0, seen.now - seen.written[each]) for each in tokens}
+        read = [each for each in tokens if states or silent[each] >= DEAD_SECONDS]
         # Each takes the time of two answers.
-        with ThreadPoolExecutor(min(_AT_ONCE, len(tokens))) as threads:
-            found = list(threads.map(lambda each: worker_of(storage, each, now), tokens))
+        with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(read)))) as threads:
+            states_of = dict(zip(read, threads.map(lambda each: worker_of(storage, each, seen.now), read), strict=True))
+        found = [
+            states_of.get(each) if each in states_of else OtherWorker(each, True, (), silent[each]) for each in tokens
+        ]
     yield from (worker for worker in found if worker is not None)
 
 
@@ -137,6 +208,14 @@ def reservations(storage: Storage) -> list[tuple[int, int]]:
     """The reserved units with their turns, in order; one listing."""
     found = (_RESERVATION.fullmatch(key) for key in storage.list(WORKERS))
     return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+
+def delete_reservations(storage: Storage, *, of_run: bool = False) -> None:
+    """Delete the reservations of all units, once they are committed; with `of_run`, also what is noted of the run."""
+    for key in list(storage.list(WORKERS)):
+        of_the_run = _AGREEMENT.fullmatch(key) or re.fullmatch(rf"{WORKERS}/{END}\.\d+", key)
+        if _RESERVATION.fullmatch(key) or (of_run and of_the_run):
+            storage.delete(key)
 
 
 def has_locks(storage: Storage) -> bool:

@@ -19,7 +19,7 @@ from headspan.io.stores import storage_at
 from headspan.run.executors.messages import Committed, Event, Failed, Finished, Message, Order, line_of, message_of
 from headspan.run.executors.process import GRACE_SECONDS
 from headspan.run.precompute import precompute
-from headspan.store.write.workers import other_workers
+from headspan.store.worker_states import worker_of
 
 # How long a file system in a network may take to show a file that another computer has written.
 _FILES_APPEAR_SECONDS = 5.0
@@ -102,7 +102,7 @@ def main(pipe: int) -> int:
 def _refuse_other_store(location: str, planner: str) -> None:
     """Raise StoreError unless the store at `location` is the one of the living process `planner`."""
     deadline = time.monotonic() + _FILES_APPEAR_SECONDS
-    while all(worker.token != planner for worker in other_workers(storage_at(location))):
+    while worker_of(storage_at(location), planner) is None:
         if time.monotonic() > deadline:
             raise StoreError(
                 f"{location} is not the store that was planned; put the store in a folder that all nodes share under "

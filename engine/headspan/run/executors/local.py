@@ -5,11 +5,12 @@ Any number of processes may do so on one store at once: the scheduler gives each
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from headspan.run.run import Run
-from headspan.run.scheduler import Scheduler
+from headspan.run.scheduler import Pause, Scheduler
 from headspan.shards.samples import Unit
 from headspan.store.write.commits import UnitRecord
 
@@ -26,6 +27,9 @@ def run_units(run: Run, scheduler: Scheduler, compute: Compute) -> Generator[Uni
     # Reported before the first batch too, so that the rate that is shown includes its time.
     run.progress.begin()
     for units in scheduler.passes():
+        if isinstance(units, Pause):
+            time.sleep(units.seconds)
+            continue
         # Closed in any case, so that no thread outlives a failure.
         with closing(compute(run, units)) as computed:
             for unit, record in computed:

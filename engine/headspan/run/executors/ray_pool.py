@@ -103,8 +103,8 @@ class WorkerPool:
         while True:
             if not self.total.finished:
                 self._fill()
-            elif until is None:
-                # Everything is committed. The others find that out by themselves.
+            elif until is None and (self._store.commits.complete or self._store.unfinished() or not self._workers):
+                # Nothing is left to do. The others find that out by themselves.
                 until = time.monotonic() + GRACE_SECONDS
                 self._drop([worker for worker in self._workers if not self.total.begun(worker)])
             now = time.monotonic()

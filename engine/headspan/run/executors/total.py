@@ -136,6 +136,8 @@ class Total:
                 f"{self._store.path}: no {self._worker} is left: {self._deaths_in_words()}; run the same command to "
                 "continue"
             )
+        # If the worker that was to complete the store has died.
+        self._store.finish()
         stored = self._stored()
         self._bad = {}
         self._note_bad(image for record in stored for image in record.bad)

@@ -37,6 +37,8 @@ class Commits(CommitRecords):
     def __init__(self, storage: Storage, units: int) -> None:
         super().__init__(storage, units)
         self._token = storage.token
+        # How many units at the end of each group were committed when the group was last looked at.
+        self._found: dict[int, int] = {}
 
     def add(self, record: UnitRecord, moments: MergedMoments) -> bool:
         """Commit a unit whose shards are all staged. Returns False if another writer committed or claimed it first.
@@ -181,9 +183,12 @@ class Commits(CommitRecords):
         whole = group_key(group)
         keys = [unit_key(unit) for unit in self.units_of(group)]
         if not self._exists(whole):
-            # From the end, since most workers go through a group from its start: usually one look tells.
-            if not all(map(self._exists, reversed(keys))):
-                return
+            # From the end, since most workers go through a group from its start: usually one look tells. And from
+            # where the last look ended.
+            for place in range(self._found.get(group, 0), len(keys)):
+                if not self._exists(keys[-1 - place]):
+                    self._found[group] = place
+                    return
             moments = self.group_moments(group)
             assert moments is not None, "a group of finished units has moments"
             merged = [record for key in keys for record in self.read(key)]
@@ -192,6 +197,7 @@ class Commits(CommitRecords):
                 return
             self._storage.put(beside(whole, "moments"), [pack(moments)])
             self._storage.put(whole, [_dump(merged)])
+        self._found.pop(group, None)
         for key in keys:
             self._storage.delete(beside(key, "moments"))
             self._storage.delete(key)

@@ -30,12 +30,12 @@ from headspan.store.schema import (
     stored_row_arrays,
 )
 from headspan.store.tables import read_shards, read_spans, read_unit
-from headspan.store.worker_states import other_workers
+from headspan.store.worker_states import delete_reservations, other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.rows import Destination, UnitWriter
 from headspan.store.write.shard import write_array
 from headspan.store.write.threads import WritingThreads
-from headspan.store.write.workers import delete_reservations, forget
+from headspan.store.write.workers import forget
 from headspan.timing import StageTimes
 
 
@@ -94,6 +94,11 @@ class StoreWriter:
             done |= self.commits.done()
         return [self.units[index] for index in np.flatnonzero(~done).tolist()]
 
+    @property
+    def finished_rows(self) -> int:
+        """The number of rows whose units are committed, from one listing."""
+        return self.size.images - sum(unit.rows for unit in self.unfinished())
+
     def samples(self, unit: Unit) -> Iterator[Sample]:
         """Read the samples of `unit`, in row order."""
         return read_unit(self.path, unit.index)
@@ -148,7 +153,8 @@ class StoreWriter:
     def finish(self) -> None:
         """If every unit is committed, write the arrays `moments/…` and delete what killed writers left.
 
-        That completes the store.
+        That completes the store. Several processes may do this at the same time, with the same result; of the workers
+        of a run, `Scheduler.finish` lets one do it.
         """
         if self.commits.complete or self.unfinished():
             return
@@ -159,7 +165,7 @@ class StoreWriter:
         staged = list(self.storage.staged())
         # Other processes may still be computing units that are committed. They delete their own files.
         alive = {self.token}
-        for writer in other_workers(self.storage, self.token):
+        for writer in other_workers(self.storage, self.token, states=False):
             if writer.alive:
                 alive.add(writer.token)
             else:
@@ -170,16 +176,15 @@ class StoreWriter:
         self.remove_abandoned(alive)
         delete_reservations(self.storage)
         self.write_moments()
+        delete_reservations(self.storage, of_run=True)
 
     def write_moments(self) -> None:
         """Add the moments of all units, write them as arrays, and mark the store as complete."""
-        moments = self.commits.moments()
-        assert moments is not None, "a finished store has units"
+        moments, files = self.commits.merged()
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
         # Missing if an earlier version, which does not accumulate them, planned the store or computed a unit.
         if (embedding := moments.embedding) is not None:
             values |= zip(EMBEDDING_MOMENTS, (embedding.total, embedding.gram), strict=True)
-        files = {key: self.storage.checksum(key) for key in self.commits.group_files()}
         for name, spec in moment_arrays(self.size).items():
             if name in values:
                 file, size_bytes, crc = write_array(self.storage, spec, values[name])
