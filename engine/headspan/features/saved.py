@@ -60,7 +60,7 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
     arrays, settings = results.load(store, KIND, run)
     with results.as_written(store, KIND, run):
         known = {each.name for each in fields(FeatureScores)}
-        arrays |= {name: _indices(store, arrays[rows]) for name, rows in _ROWS_OF.items() if rows in arrays}
+        arrays |= {name: indices_of_rows(store, arrays[rows]) for name, rows in _ROWS_OF.items() if rows in arrays}
         found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
         for of, names in ((int, ("pairs", "seed")), (str, _WORDS)):
             found |= {name: of(settings[name]) for name in names if name in settings}
@@ -112,7 +112,7 @@ def _with_rows(store: Store, scores: FeatureScores) -> dict[str, results.Named]:
     return found
 
 
-def _indices(store: Store, rows: Int64[np.ndarray, "feature top"]) -> Int64[np.ndarray, "feature top"]:
+def indices_of_rows(store: Store, rows: Int64[np.ndarray, "some top"]) -> Int64[np.ndarray, "some top"]:
     """The indices of images, given by their rows; -1 where there is none, or the store does not show it."""
     if not store.images:
         return np.full(rows.shape, -1, np.int64)
