@@ -32,6 +32,7 @@ from headspan.shards.samples import SampleSpan
 from headspan.store import commit_records
 from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
+from tests.unsynced import do_not_sync
 from tests.warm_python import be_warm, ended
 
 # The operations that change a store on disk.
@@ -134,6 +135,8 @@ def main() -> None:
     """Carry out orders until the input ends."""
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     commit_records.GROUP_UNITS = 2
+    # The system has the files of a killed process, on its disk or not.
+    do_not_sync()
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
     # Threads compute the checksums, and a forked child has none of them.
     _ = encoder.model.weights_sha256, encoder.model.text_sha256

@@ -30,6 +30,8 @@ from typing import Any
 
 import pytest
 
+from tests.unsynced import do_not_sync
+
 # Besides what these import, nothing may be loaded that starts threads: a forked process would wait for them forever.
 _LIBRARIES = (
     *("headspan.run.executors.device_main", "headspan.run.precompute", "headspan.cli.main", "headspan.explore.server"),
@@ -268,6 +270,7 @@ def real_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(number: int) -> Callable[[], None]:
     """Import the libraries and take orders on the socket `number`; returns what a forked process is to run."""
     orders = socket.socket(fileno=number)
+    do_not_sync()
     for name in _LIBRARIES:
         with suppress(ImportError):
             import_module(name)
