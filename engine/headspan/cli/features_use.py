@@ -103,9 +103,9 @@ def attribute_flags(flags: Flags) -> None:
     flags.add_argument("--by", metavar="KEYS", help="with --attribute: also by these keys of the metadata, as in a,b")
 
 
-def chance_of_features(flags: Flags, draws: int, samples: int | None) -> None:
+def chance_of_features(flags: Flags, draws: int, samples: int | None, seeded: str = "draws and samples") -> None:
     """`--draws`, `--samples`, `--seed` and `--weights`."""
-    chance_flags(flags, "sets of random features", draws=draws, samples=samples)
+    chance_flags(flags, "sets of random features", seeded, draws, samples)
     weights_flag(flags)
 
 

@@ -50,7 +50,7 @@ def add_edit(parser: Parser, text: str) -> None:
     pairs.add_argument(
         "--donors", choices=("images", "captions"), default="images", help="what donors are (default: images)"
     )
-    chance_of_features(command.add_argument_group("chance"), 5, None)
+    chance_of_features(command.add_argument_group("chance"), 5, None, "pairs and draws")
     result_flags(command, "--image and --factors")
 
 
