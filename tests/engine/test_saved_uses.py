@@ -46,8 +46,10 @@ def scored(toy_copy: Path) -> tuple[hs.Store, FeatureScores]:
 def _bias() -> BiasProbe:
     changes = Interval(-0.25, -0.5, 0.125), Interval(-0.1, -0.1, -0.1)
     rows = (
-        BiasRow("probe", "class", "cross-modal", 3, 1, 0.5, 0.25, {"accuracy": 0.5, "red": NAN}, changes[0], 0.5),
-        BiasRow("probe", "random", "cross-modal", 3, 2, 0.5, 0.3, {"accuracy": 0.65, "red": 1.0}, changes[1]),
+        BiasRow(
+            "probe", "class", "cross-modal", 3, 1, 0.5, 0.25, {"accuracy": 0.5, "red, circle": NAN}, changes[0], 0.5
+        ),
+        BiasRow("probe", "random", "cross-modal", 3, 2, 0.5, 0.3, {"accuracy": 0.65, "red, circle": 1.0}, changes[1]),
     )
     return BiasProbe("colour", "accuracy", 10, 11, 100, rows, **SHARED, remarks=("a <b> remark",))
 

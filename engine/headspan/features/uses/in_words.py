@@ -18,6 +18,8 @@ _BIAS_KINDS = {
     "class": "without {}",
     "random": _RANDOM,
 }
+# More groups are not shown, since their table would be too wide to read.
+_GROUPS = 8
 _EDIT_KINDS = {"source": "the source", "donor": "the donor", "class": "{} taken", "random": _RANDOM}
 
 
@@ -56,8 +58,9 @@ def in_words(found: Use) -> UseInWords:
 
 
 def _bias_table(found: BiasProbe) -> UseTable:
-    groups = [name for name in found.rows[0].figures if name not in (found.headline, "chance")]
-    head = ("read by", "images", "features", "energy", "lost", found.headline, "change", "interval", "p", *groups)
+    others = [name for name in found.rows[0].figures if name not in (found.headline, "chance", *_groups(found))]
+    shown = [*others, *(_groups(found) if len(_groups(found)) <= _GROUPS else ())]
+    head = ("read by", "images", "features", "energy", "lost", found.headline, "change", "interval", "p", *shown)
     rows: list[tuple[str, ...]] = [head]
     for each in found.rows:
         change = each.change
@@ -72,7 +75,7 @@ def _bias_table(found: BiasProbe) -> UseTable:
                 f"{100 * change.value:+.1f}",
                 f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
                 "-" if each.p_random is None else f"{each.p_random:.2f}",
-                *(percent(each.figures[name]) for name in groups),
+                *(percent(each.figures[name]) for name in shown),
             )
         )
     return UseTable("", tuple(rows), _controls(found.rows))
@@ -84,7 +87,17 @@ def _bias_note(found: BiasProbe) -> str:
         f"residual {found.residual}; changes in points, with the 95 % interval over test images, and for random "
         f"features the range over sets, whose energy is that of the class within {percent(found.tolerance, 0)}; p is "
         "the share of random sets that cost at least as much"
+        + (
+            f"; figures of {groups} groups are in the exported table"
+            if (groups := len(_groups(found))) > _GROUPS
+            else ""
+        )
     )
+
+
+def _groups(found: BiasProbe) -> list[str]:
+    """The names of groups of images, whose accuracies are figures; a group is named by its class and its values."""
+    return [name for name in found.rows[0].figures if ", " in name]
 
 
 def _attack_tables(found: AttackStudy) -> Iterator[UseTable]:
