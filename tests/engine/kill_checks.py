@@ -107,6 +107,10 @@ class InBucket:
         unfinished = [f"{key} (an upload)" for key in self.server.uploads() if key.startswith(parent)]
         return [*{key.partition("/")[0] for key in self.server.keys(parent)}, *unfinished]
 
+    def delete(self, out: Path | str) -> None:
+        """Delete a store that has been checked."""
+        self.server.delete(str(out).removeprefix(f"s3://{BUCKET}/") + "/")
+
     def wait_for_death(self) -> None:
         self.server.faults.ahead += 7200
 

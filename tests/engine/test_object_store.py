@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import headspan as hs
 from headspan.errors import HeadspanError, StoreError
-from headspan.io import object_store, staged_upload
+from headspan.io import object_store, ranged, staged_upload
 from headspan.io.buckets import client, endpoint
 from headspan.io.locations import StoreURL
 from headspan.io.object_store import ObjectStorage
@@ -146,6 +148,66 @@ def test_an_operation_succeeds_although_a_request_fails(
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("abort", ["half", "denied"])
+def test_an_upload_that_succeeded_counts_although_its_answer_was_cut_and_its_abort_fails(
+    abort: str, server: Server
+) -> None:
+    one, data = storage(), bytes(range(256)) * 10
+    server.faults.fault = lambda request: {"complete": "half", "abort": abort}.get(request.kind)
+    with one.stage("large") as staged:
+        staged.write(data)
+        assert staged.finish() == (len(data), google_crc32c.value(data))
+    assert server.faults.counted["abort"] == 1
+    assert one.publish("large", one.token)
+    assert server.keys("run.zarr/") == {"large": data}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_clean_up_that_the_server_refuses_fails_no_run(server: Server) -> None:
+    one, dead = storage(), storage()
+    dead.stage("old").write(bytes(2 * PART))
+    with one.stage("a") as staged:
+        staged.write(bytes(2 * PART))
+        staged.finish()
+    server.faults.fault = lambda request: "denied" if request.kind in ("delete", "abort") else None
+    assert one.publish("a", one.token)
+    one.discard("a", one.token)
+    server.faults.ahead = 3700
+    storage().remove_abandoned()
+    server.faults.fault = lambda request: "half" if request.kind == "uploads" else None
+    storage().remove_abandoned()
+    assert set(server.keys("run.zarr/")) == {"a"}
+    assert len(server.uploads()) == 1
+    # Whoever is asked later deletes the rest.
+    server.faults.fault = lambda request: None
+    storage().remove_abandoned()
+    assert not server.uploads()
+
+
+def test_memory_of_parts_is_used_again_only_after_they_are_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, small_parts: None
+) -> None:
+    free: deque[np.ndarray] = deque()
+    monkeypatch.setattr(staged_upload, "_free", free)
+    one, arrives = storage(), threading.Event()
+    server.faults.fault = lambda request: arrives if request.kind == "part" else None
+    data = np.random.default_rng(0).bytes(3 * PART)
+    with one.stage("a") as staged:
+        # The first two are on their way to a server that does not read them yet.
+        staged.write(data)
+        assert not free
+        arrives.set()
+        staged.finish()
+    del staged
+    assert len({id(part) for part in free}) == 3
+    with one.stage("b") as staged:
+        staged.write(data[::-1])
+        staged.finish()
+    assert server.keys("run.zarr/records/staged/") == {f"{one.token}/a": data, f"{one.token}/b": data[::-1]}
+    assert len({id(part) for part in free}) <= 4
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_an_interrupted_or_failed_upload_leaves_nothing(server: Server) -> None:
     one = storage()
 
@@ -216,6 +278,32 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_disk(server: Server, tmp_pa
     assert all(fill(store))
     store.finish()
     assert same_as_on_disk(server, tmp_path)
+
+
+def test_the_size_of_a_large_store_is_told_without_listing_its_shards(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(StoreWriter(new_store(url())))
+    wanted = sum(map(len, server.keys("run.zarr/").values()))
+    left_out: list[list[str]] = []
+    listed = ObjectStorage.listed
+
+    def noted(self: ObjectStorage, folder: str = "", without: Collection[str] = ()) -> list[dict[str, Any]]:
+        found = listed(self, folder, without)
+        left_out.append([*without])
+        assert not [each for each in found if each["path"].startswith(tuple(f"{one}/" for one in without))]
+        return found
+
+    monkeypatch.setattr(ObjectStorage, "listed", noted)
+    for least in (1000, 1):
+        monkeypatch.setattr(ranged, "_LISTED_AT_ONCE", least)
+        store = hs.open(url())
+        assert store.contents.records
+        server.faults.counted.clear()
+        left_out.clear()
+        assert store.stored_bytes == wanted
+        assert server.faults.counted["list"] == len(left_out[0]) + 1
+    assert "heads/c" in left_out[0]
 
 
 def test_two_planners_leave_one_plan(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

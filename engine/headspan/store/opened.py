@@ -103,7 +103,10 @@ class OpenStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files, including those of analyses and of unfinished units."""
-        return bytes_of(self.contents.storage)
+        # The records tell the sizes of shards, if something has read them.
+        records = self.contents.__dict__.get("records", ())
+        recorded = ((key, size) for record in records for key, (size, _) in record.files.items())
+        return bytes_of(self.contents.storage, recorded)
 
     @property
     def layers(self) -> tuple[int, ...]:
