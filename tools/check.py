@@ -29,12 +29,14 @@ _PROCESSES = min(4, os.cpu_count() or 1)
 _BY_FILE = ["-n", f"{_PROCESSES}", "--dist", "loadfile", "--no-loadscope-reorder"]
 INTERPRETED = (
     "tests/kernels/test_fused.py",
+    "tests/kernels/test_linear.py",
     "tests/kernels/test_preprocess.py",
     "tests/kernels/test_gpu_benchmark.py",
 )
 # The tests that launch kernels on a GPU.
 ON_GPU = (
     "tests/kernels/test_fused.py",
+    "tests/kernels/test_linear.py",
     "tests/kernels/test_preprocess.py",
     "tests/kernels/test_model_shapes.py",
 )

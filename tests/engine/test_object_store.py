@@ -22,8 +22,9 @@ from headspan.io.object_store import ObjectStorage
 from headspan.io.storage import StagedObject, Storage, named
 from headspan.member_names import MemberNames
 from headspan.run.plan_ahead import begun_plan
-from headspan.store import schema
+from headspan.store import results, schema
 from headspan.store.write import plan_claim
+from headspan.store.write.analyses import remove, save
 from headspan.store.write.unit import StoreWriter
 from tests.conftest import relative_files
 from tests.engine.test_unit_writer import SHARD_BYTES, moments, new_store, numbers, planned_here
@@ -392,6 +393,46 @@ def fill_first(store: StoreWriter) -> None:
     with store.begin(unit) as writer:
         writer.put(rows, np.ones(len(rows), bool), numbers(rows))
         writer.commit(moments(), [])
+
+
+def test_two_processes_that_save_one_name_leave_the_result_of_one_of_them(server: Server) -> None:
+    fill(StoreWriter(new_store(url())))
+    arrays = [{"a": (np.full(5, value), ("x",)), "b": (np.full(3, value), ("y",))} for value in (1.0, 2.0)]
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> Fault:
+        # The first process has copied some of its files.
+        if request.kind == "copy" and "/labels/x/" in request.key and waits.is_set() is False:
+            waits.set()
+            return goes_on
+        return None
+
+    server.faults.fault = hold
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(save, hs.open(url()), "labels", "x", arrays[0], {"number": 1})
+        while not waits.wait(0.1):
+            assert not first.done()
+        with pytest.raises(StoreError, match=r"labels/x: another process is writing this run; .* again in 10 min$"):
+            save(hs.open(url()), "labels", "x", arrays[1], {"number": 2})
+        goes_on.set()
+        first.result()
+    found, settings = results.load(hs.open(url()), "labels", "x")
+    assert settings == {"number": 1}
+    assert {name: set(values) for name, values in found.items()} == {"a": {1.0}, "b": {1.0}}
+    assert not [key for key in server.keys("run.zarr/") if "claim" in key or "/." in key]
+
+
+def test_the_claim_of_a_killed_process_on_a_result_ends_after_ten_minutes(server: Server) -> None:
+    fill(StoreWriter(new_store(url())))
+    values = {"a": (np.arange(5.0), ("x",))}
+    storage().put_if_absent("records/results/labels/x.claim-3", b"killed")
+    server.faults.ahead = 500
+    with pytest.raises(StoreError, match=r"if that process was killed, run this one again in 2 min$"):
+        save(hs.open(url()), "labels", "x", values, {})
+    server.faults.ahead = 700
+    save(hs.open(url()), "labels", "x", values, {})
+    remove(hs.open(url()), "labels", "x")
+    assert not [key for key in server.keys("run.zarr/") if "labels/x" in key]
 
 
 def denied(server: Server) -> None:

@@ -84,21 +84,15 @@ def _by_bounds(
             return None
         found = survivors(
             *(parts, count, None if without is None else int(store.rows[without])),
-            lambda rows: scored.exact(query, _images_of(store, rows)),
+            lambda rows: scored.exact(query, store.images_of_rows(rows)),
             scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0,
         )
         if found is not None:
             rows, upper = found
-            best = _best_by_bounds(scored, query, _images_of(store, rows), upper, count)
+            best = _best_by_bounds(scored, query, store.images_of_rows(rows), upper, count)
             if best is not None:
                 return best
     return None
-
-
-def _images_of(store: Store, rows: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-    """The indices of images by their rows."""
-    # Of a store that shows all rows, a search among all of them would take milliseconds.
-    return rows if store.images == store.planned_images else np.searchsorted(store.rows, rows)
 
 
 def _best_of(

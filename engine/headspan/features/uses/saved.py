@@ -16,7 +16,6 @@ import numpy as np
 
 from headspan.events import Listener
 from headspan.features.saved import KIND as SCORES
-from headspan.features.saved import indices_of_rows
 from headspan.features.scores.result import FeatureScores
 from headspan.features.uses.attack_result import AttackRow, AttackStudy
 from headspan.features.uses.bias_result import BiasProbe, BiasRow
@@ -114,7 +113,7 @@ def _edited(
     store: Store, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], common: Mapping[str, Any]
 ) -> EditedImage:
     """An edited image with its controls."""
-    images = indices_of_rows(store, arrays["neighbour_rows"])
+    images = store.images_of_rows(arrays["neighbour_rows"]).astype(np.int64)
 
     def one(place: int, **changed: Any) -> EditedImage:
         own = settings["edits"][place]
