@@ -29,9 +29,10 @@ from headspan.world import Scene, Stream, render, scene
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY_PHRASES, NON_VISUAL_PHRASES
 from tools.planting import Planting, planting
-from tools.train_reference import LARGEST_SCALE, set_rates, write_log
+from tools.train_reference import LARGEST_SCALE, set_rates
 from tools.training_model import CONFIG, build, evaluate, export, normalised
 from tools.training_recipe import Recipe
+from tools.training_run import write_log
 
 # Scenes of another seed than the reference model's, whose captions are drawn from streams of their own.
 _SCENES_SEED, _CAPTIONS = 90, 4

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -29,6 +27,7 @@ from headspan.world.parts import EMPTY, NON_VISUAL, parts_of
 from headspan.world.sentences import read_sentence, sentences
 from headspan.world.stream import Stream
 from tools.language_answers import Answered, answered, class_names, held_out
+from tools.training_run import load_checkpoint, recipe_flags, recipe_of, save_checkpoint, share_of_rate, write_log
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
 # Parts of the keys of random streams.
@@ -74,7 +73,7 @@ def train(out: Path, recipe: Recipe) -> dict[str, float]:
     began, first = time.monotonic(), step
     while step < recipe.steps:
         for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
+            group["lr"] = recipe.learning_rate * share_of_rate(step, recipe)
         if step % _POOLED_BATCHES == 0 or not pool:
             pool = _pool(recipe, step // _POOLED_BATCHES)
         loss = _loss(model, tokenizer, pool[step % _POOLED_BATCHES])
@@ -87,8 +86,9 @@ def train(out: Path, recipe: Recipe) -> dict[str, float]:
             found = evaluate(model, tokenizer, recipe)
             seconds = (time.monotonic() - began) / (step - first)
             line = {"step": step, "loss": round(loss.item(), 4), "seconds_per_step": round(seconds, 3), **found}
-            _log(out, line)
-            _save(out / "checkpoint.pt", model, optimiser, step)
+            write_log(out, line)
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+            save_checkpoint(out / "checkpoint.pt", state)
     export(model, tokenizer, out / "model")
     return found
 
@@ -204,12 +204,6 @@ def _written(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
     return answers
 
 
-def _schedule(step: int, recipe: Recipe) -> float:
-    """Share of the full rate: it rises linearly, stays at 1, and falls linearly to 0."""
-    left = (recipe.steps - step) / max(recipe.steps * recipe.decay, 1)
-    return min((step + 1) / recipe.warmup, left, 1.0)
-
-
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW; norms have no weight decay."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -219,43 +213,22 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _resume(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    if not path.is_file():
+    state = load_checkpoint(path)
+    if state is None:
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])
-
-
-def _save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    # Renamed when complete, so that a run that is killed while saving resumes from the checkpoint before.
-    temporary = path.with_suffix(".tmp")
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, temporary)
-    temporary.replace(path)
-
-
-def _log(out: Path, line: dict[str, Any]) -> None:
-    text = json.dumps(line)
-    print(text, flush=True)
-    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Train the reference language model on the image world's grammar.")
     parser.add_argument("out", type=Path, help="folder for checkpoint, log and model")
-    for name, kind in _flags():
-        default = getattr(Recipe(), name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="default: %(default)s")
+    recipe_flags(parser, Recipe())
     flags = parser.parse_args(arguments)
-    train(flags.out, Recipe(**{name: getattr(flags, name) for name, _ in _flags()}))
+    train(flags.out, recipe_of(flags, Recipe))
     return 0
-
-
-def _flags() -> Iterator[tuple[str, type]]:
-    for name in Recipe.__dataclass_fields__:
-        yield name, type(getattr(Recipe(), name))
 
 
 if __name__ == "__main__":

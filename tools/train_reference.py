@@ -10,13 +10,11 @@ open_clip's contrastive loss, to which `spread`, a loss on head contributions, i
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss
@@ -28,6 +26,7 @@ from torch.utils.data import DataLoader
 from tools.training_batches import Batches
 from tools.training_model import Encoder, build, evaluate, export, normalised, spread
 from tools.training_recipe import Recipe
+from tools.training_run import load_checkpoint, recipe_flags, recipe_of, save_checkpoint, share_of_rate, write_log
 
 # As in open_clip's training: logits are at most 100 times a cosine.
 LARGEST_SCALE = math.log(100)
@@ -99,12 +98,6 @@ def train(
     return accuracies
 
 
-def _schedule(step: int, recipe: Recipe) -> float:
-    """Share of the full rate: it rises linearly, stays at 1, and falls linearly to 0."""
-    left = (recipe.steps - step) / max(recipe.steps * recipe.decay, 1)
-    return min((step + 1) / recipe.warmup, left, 1.0)
-
-
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for the rest. Norms, biases and positions have no weight decay."""
     inner: list[nn.Parameter] = []
@@ -131,13 +124,13 @@ def set_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, recipe: Re
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             faster = 10 if "positions" in group and step >= recipe.positions_from else 1
-            group["lr"] = optimiser.defaults["lr"] * _schedule(step, recipe) * faster
+            group["lr"] = optimiser.defaults["lr"] * share_of_rate(step, recipe) * faster
 
 
 def _resume(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], seen: Tensor) -> int:
-    if not path.is_file():
+    state = load_checkpoint(path)
+    if state is None:
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
@@ -146,24 +139,8 @@ def _resume(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optim
 
 
 def _save(path: Path, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], seen: Tensor, step: int) -> None:
-    # Renamed when complete, so that a run that is killed while saving resumes from the checkpoint before.
-    temporary = path.with_suffix(".tmp")
-    state = {
-        "model": model.state_dict(),
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "seen": seen,
-        "step": step,
-    }
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
-def write_log(out: Path, line: dict[str, Any]) -> None:
-    """Print a line of JSON, and append it to the folder's `log.jsonl`."""
-    text = json.dumps(line)
-    print(text, flush=True)
-    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
+    states = [optimiser.state_dict() for optimiser in optimisers]
+    save_checkpoint(path, {"model": model.state_dict(), "optimisers": states, "seen": seen, "step": step})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,18 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--compile", action="store_true", help="compile the model: a third faster, needs a C++ compiler"
     )
     parser.add_argument("--start", type=Path, help="weights.safetensors to begin with (default: random weights)")
-    for name, kind in _flags():
-        default = getattr(Recipe(), name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="default: %(default)s")
+    recipe_flags(parser, Recipe())
     flags = parser.parse_args(arguments)
-    recipe = Recipe(**{name: getattr(flags, name) for name, _ in _flags()})
-    train(flags.out, recipe, torch.device(flags.device), flags.workers, flags.compile, flags.start)
+    train(flags.out, recipe_of(flags, Recipe), torch.device(flags.device), flags.workers, flags.compile, flags.start)
     return 0
-
-
-def _flags() -> Iterator[tuple[str, type]]:
-    for name in Recipe.__dataclass_fields__:
-        yield name, type(getattr(Recipe(), name))
 
 
 if __name__ == "__main__":

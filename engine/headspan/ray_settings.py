@@ -9,7 +9,8 @@ from headspan.errors import SettingsError
 
 # Addresses that Ray has names for: the cluster that runs on this machine, and a new one of this machine alone.
 RUNNING, LOCAL = "auto", "local"
-_MOST = 1 << 16
+# More workers, and more cores of one, than a cluster has.
+MOST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Ray:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= _MOST:
-                raise SettingsError(f"--ray-{name} {value} is not possible; give a whole number from 1 to {_MOST:,}")
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= MOST:
+                raise SettingsError(f"--ray-{name} {value} is not possible; give a whole number from 1 to {MOST:,}")
             object.__setattr__(self, name, int(value))
 
     @staticmethod

@@ -1,9 +1,10 @@
-"""The commands that compare dictionaries and that write images as texts, beside independent computations."""
+"""Commands on features, beside independent computations: comparing, splicing, patches, and a use that is saved."""
 
 from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 import headspan as hs
 from headspan.cli.main import main
-from headspan.features import open_dictionary, open_pairs, train
+from headspan.features import open_dictionary, open_pairs, read_scores, read_use, train
 from headspan.features.spliced import splice_images
+from headspan.features.uses.edit_result import EditedImage
 
 SENTENCES = ("a red thing", "two things", "a dog on grass", "a line", "blue water")
 
@@ -71,3 +73,53 @@ def test_images_are_spliced_from_all_blocks_and_chance_has_fewer_texts(
     assert "the pool, rotated" in said
     assert main(["features", "splice", str(captioned_store.path), "--penalty", "-1"]) == 2
     assert "give a penalty above 0, at least 1 image" in capsys.readouterr().err
+
+
+def test_features_of_patches_are_trained_and_scored_over_the_patches_of_all_images(
+    captioned_store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = hs.open(shutil.copytree(captioned_store.path, tmp_path / "run.zarr"))
+    layer, out = store.layers[-1], str(tmp_path / "patches")
+    train = ["--space", "patches", "--head", f"L{layer}.H1", "--set", "features=13", "--set", "k=3", "--steps", "4"]
+    assert main(["features", "train", str(store.path), *train, "--batch", "32", "--out", out, "--device", "cpu"]) == 0
+    assert f"13 features of patches in the coordinates of L{layer}.H1" in capsys.readouterr().out
+    assert main(["features", "score", str(store.path), "--dictionary", out]) == 0
+    found = read_scores(store)
+    dictionary = open_dictionary(out)
+    vectors = [
+        store.patch_coordinates(image, layer)[store.prefix_tokens :, 1] / (store.norm[image, 1] * store.norm[image, 2])
+        for image in range(store.images)
+    ]
+    assert found.pairs == store.images * (store.tokens - store.prefix_tokens) == sum(map(len, vectors))
+    own = np.concatenate(vectors).astype(np.float32) * np.float32(dictionary.space.scale)
+    active = (dictionary.encode(own) > 0).sum(axis=0)
+    # A code near zero may be on either side of it.
+    assert np.abs(found.image_active - active).max() <= 2
+    assert np.isnan(found.mds).all()
+    assert main(["features", "train", str(store.path), "--space", "patches", "--out", out]) == 2
+    assert "'patches' needs heads, or layers for all heads of them" in capsys.readouterr().err
+
+
+def test_an_edit_on_the_command_line_is_saved_and_shown_again(
+    captioned_store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = hs.open(shutil.copytree(captioned_store.path, tmp_path / "run.zarr")), tmp_path / "d"
+    pairs = open_pairs(store, captions=False)
+    train(pairs, out, "topk", features=11, k=3, steps=2, batch=7, seed=0, device="cpu")
+    assert main(["features", "score", str(store.path), "--dictionary", str(out), "--images-only"]) == 0
+    command = ["features", "use", "edit", str(store.path), "--run", "swap"]
+    what = ["--image", "0", "--donor", "3", "--take", "undecided", "--draws", "1"]
+    capsys.readouterr()
+    assert main([*command, *what]) == 0
+    printed, said = capsys.readouterr()
+    assert "saved as uses/swap" in said
+    assert main(command) == 0
+    assert capsys.readouterr().out == printed
+    assert main([*command, *what, "--count", "3"]) == 2
+    assert (
+        "'swap' already exists with other content; choose another --run, or give --overwrite" in capsys.readouterr().err
+    )
+    assert main([*command, *what, "--count", "3", "--overwrite"]) == 0
+    found = read_use(hs.open(store.path))
+    assert isinstance(found, EditedImage)
+    assert (len(found.images), found.scores_run, found.older) == (3, "d", None)

@@ -74,7 +74,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(t
     train(whole, TOY)
     with pytest.MonkeyPatch.context() as patch:
         # The first evaluation is saved; the next one is never reached.
-        patch.setattr("tools.train_language_model._save", _saved_once(parts))
+        patch.setattr("tools.train_language_model.save_checkpoint", _saved_once(parts))
         with pytest.raises(KeyboardInterrupt):
             train(parts, TOY)
     assert not (parts / "model").exists()
@@ -90,10 +90,10 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(t
 
 def _saved_once(folder: Path):  # type: ignore[no-untyped-def]
     """A function that saves a checkpoint and then stops the training."""
-    from tools.train_language_model import _save
+    from tools.training_run import save_checkpoint
 
     def save(*args: object) -> None:
-        _save(*args)  # type: ignore[arg-type]
+        save_checkpoint(*args)  # type: ignore[arg-type]
         assert (folder / "checkpoint.pt").is_file()
         raise KeyboardInterrupt
 

@@ -25,6 +25,11 @@ def _edited(embedding: np.ndarray) -> EditedImage:
     return EditedImage(
         *("source", "donor", "image-dominant", embedding.astype(np.float32), 1.0, 0.0),
         *(none.astype(np.int64), none.astype(np.float32), ()),
+        scores_run="hand",
+        residual="kept",
+        tolerance=0.02,
+        draws=0,
+        seed=0,
     )
 
 

@@ -17,6 +17,19 @@ from headspan.tasks.task_file import read_task
 _RUN_FLAG = "--label-run"
 
 
+def runs_flags(flags: Flags, default: str) -> None:
+    """The stores, and `--run`: which of their descriptions are meant; `default` says which without it."""
+    flags.add_argument("store", nargs="+", help="one or several stores, folders such as run.zarr")
+    flags.add_argument(
+        "--run",
+        action="append",
+        default=[],
+        dest="run_names",
+        metavar="RUN",
+        help=f"which descriptions are meant (default: {default}); may be repeated",
+    )
+
+
 def language_model_flag(flags: Flags, required: bool = False) -> None:
     """`--language-model`."""
     flags.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headspan.cli.commands import described
+from headspan.cli.describe_flags import runs_flags
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.llm_flags import (
@@ -46,15 +47,7 @@ _ANNOTATIONS = "annotations"
 def add_inspect(parser: Parser, text: str) -> None:
     """Describe `describe inspect`, and add its flags."""
     command = described(parser, text, _inspect, "headspan describe inspect run.zarr --judge gpt-4o --dry-run", _DETAILS)
-    command.add_argument("store", nargs="+", help="one or several stores, folders such as run.zarr")
-    command.add_argument(
-        "--run",
-        action="append",
-        default=[],
-        dest="run_names",
-        metavar="RUN",
-        help="which descriptions are meant (default: the only run, or all inspected ones); may be repeated",
-    )
+    runs_flags(command, "the only run, or all inspected ones")
     judges = command.add_argument_group("judges")
     judges.add_argument(
         "--human", action="append", default=[], metavar="CSV", help="a filled file of --write; may be repeated"

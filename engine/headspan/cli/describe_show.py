@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from headspan.cli.commands import described
+from headspan.cli.describe_flags import runs_flags
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
@@ -36,15 +37,7 @@ _MOST = 10_000
 def add_show(parser: Parser, text: str) -> None:
     """Describe `describe show`, and add its flags."""
     command = described(parser, text, _show, "headspan describe show run.zarr --run lm.trained", _DETAILS)
-    command.add_argument("store", nargs="+", help="one or several stores, folders such as run.zarr")
-    command.add_argument(
-        "--run",
-        action="append",
-        default=[],
-        dest="run_names",
-        metavar="RUN",
-        help="which descriptions are meant (default: all); may be repeated",
-    )
+    runs_flags(command, "all")
     command.add_argument("--class", dest="name", metavar="NAME", help="show the descriptions of this class only")
     command.add_argument(
         "--count", type=int, default=_COUNT, metavar="N", help=f"descriptions of a class; 0 for all ({_COUNT})"

@@ -133,7 +133,10 @@ def _print_classes(scores: FeatureScores) -> None:
         )
     print_table(rows)
     few = int((scores.active < LEAST_PAIRS).sum())
-    say(f"undecided: {few:,} active in fewer than {LEAST_PAIRS} pairs; by interval also those whose interval crosses")
+    say(
+        f"undecided: {few:,} active in fewer than {LEAST_PAIRS} pairs; by interval also those whose interval crosses "
+        "1/3 or 2/3"
+    )
     if "mds_low" in scores.quality:
         say(f"mean ± std of MDS: {scores.quality['mds_low']:.3f} to {scores.quality['mds_high']:.3f}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
@@ -15,16 +14,16 @@ from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
 from headspan.errors import counted, percent, shortened
+from headspan.features.scores.splice import PENALTY
+from headspan.features.spliced import MOST, SplicedImages, splice_images
 from headspan.store.reader import Store
-
-if TYPE_CHECKING:
-    from headspan.features.spliced import SplicedImages
 
 _DETAILS = (
     "Each image is written as a sum of few texts with weights of at least 0 (Bhalla et al., NeurIPS 2024). Chance is "
     "the same with the pool rotated at random, which has the same angles and no meaning. Nothing is saved."
 )
-_PENALTY, _MOST, _COUNT, _TEXT = 0.25, 1000, 20, 60
+# Texts that are listed, and their letters.
+_COUNT, _TEXT = 20, 60
 
 
 def add_splice(parser: Parser, text: str) -> None:
@@ -39,9 +38,9 @@ def add_splice(parser: Parser, text: str) -> None:
         help="the texts: general or world, which headspan includes, or a file (default: general)",
     )
     how.add_argument(
-        "--penalty", type=float, default=_PENALTY, metavar="X", help=f"the larger, the fewer texts ({_PENALTY})"
+        "--penalty", type=float, default=PENALTY, metavar="X", help=f"the larger, the fewer texts ({PENALTY})"
     )
-    how.add_argument("--most", type=int, default=_MOST, metavar="N", help=f"images, drawn at random ({_MOST})")
+    how.add_argument("--most", type=int, default=MOST, metavar="N", help=f"images, drawn at random ({MOST})")
     how.add_argument(
         "--count", type=int, default=_COUNT, metavar="N", help=f"texts that are listed; 0 for all ({_COUNT})"
     )
@@ -56,8 +55,6 @@ def _splice(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     check_counts(flags, {"most": 1, "count": 0, "seed": 0})
     store = Store(flags.store)
     images = selected(store, flags, progress)
-    from headspan.features.spliced import splice_images
-
     found = splice_images(
         store,
         flags.texts,

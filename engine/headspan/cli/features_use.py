@@ -1,19 +1,27 @@
-"""The command `features use`: it leads to `bias`, `attack` and `edit`, and holds the flags that these share."""
+"""The command `features use`: it leads to `bias`, `attack` and `edit`, and holds what these share."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import described
+from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.shared_flags import Flags, comma_separated, run_flag, store_argument, weights_flag
+from headspan.cli.saving import saved_or_not, tell_unsaved
+from headspan.cli.shared_flags import Flags, comma_separated, overwrite_flag, store_argument, weights_flag
+from headspan.cli.tables import print_table
+from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError
 from headspan.features.saved import read_scores
 from headspan.features.scores.result import CLASSES, FeatureScores
+from headspan.features.uses.in_words import in_words
+from headspan.features.uses.saved import read_use
+from headspan.features.uses.use import Use
 from headspan.store.reader import Store
 from headspan.tasks.attribute_task import TEMPLATE, attribute_task
 from headspan.tasks.task import Task
@@ -30,7 +38,7 @@ _USES = {
 }
 _DETAILS = (
     "Each use stands beside its control: as many random features of equal energy. Classes of features are those of a "
-    "run of `features score`."
+    "run of `features score`. Nothing is saved without --run."
 )
 
 
@@ -48,7 +56,9 @@ def dictionary_flags(parser: Parser, residual: str) -> None:
     """The store, the run of scores, the dictionary, and what happens to what it does not explain."""
     store_argument(parser)
     group: Flags = parser.add_argument_group("features")
-    run_flag(group)
+    group.add_argument(
+        "--scores", metavar="RUN", help="the run of `features score` that gives classes (default: the only one)"
+    )
     group.add_argument(
         "--dictionary", metavar="FOLDER", help="where the dictionary is now (default: where the run says)"
     )
@@ -58,6 +68,19 @@ def dictionary_flags(parser: Parser, residual: str) -> None:
         default=residual,
         help=f"what becomes of what the dictionary does not explain (default: {residual})",
     )
+
+
+def result_flags(parser: Parser, asked: str) -> None:
+    """Where the result is kept; `asked` names the flags without which a saved one is shown."""
+    group: Flags = parser.add_argument_group("result")
+    group.add_argument(
+        "--run",
+        dest="run_name",
+        metavar="NAME",
+        help=f"save the result in the store as uses/NAME; without {asked}, show the saved result of that name",
+    )
+    overwrite_flag(group)
+    export_flags(parser)
 
 
 def classes_flag(flags: Flags, name: str, what: str) -> None:
@@ -80,16 +103,16 @@ def attribute_flags(flags: Flags) -> None:
     flags.add_argument("--by", metavar="KEYS", help="with --attribute: also by these keys of the metadata, as in a,b")
 
 
-def chance_of_features(flags: Flags, draws: int, samples: int | None) -> None:
+def chance_of_features(flags: Flags, draws: int, samples: int | None, seeded: str = "draws and samples") -> None:
     """`--draws`, `--samples`, `--seed` and `--weights`."""
-    chance_flags(flags, "sets of random features", draws=draws, samples=samples)
+    chance_flags(flags, "sets of random features", seeded, draws, samples)
     weights_flag(flags)
 
 
 def opened(flags: argparse.Namespace) -> tuple[Store, Dictionary, FeatureScores]:
     """The store, the dictionary and its scores."""
     store = Store(flags.store)
-    scores = read_scores(store, flags.run_name)
+    scores = read_scores(store, flags.scores)
     # Imported here, since it takes torch a second to load, and wrong flags are refused before.
     from headspan.features.training.dictionary import open_dictionary
 
@@ -106,6 +129,48 @@ def task_of(flags: argparse.Namespace, store: Store) -> Task:
         return read_task(flags.task)
     by = comma_separated(flags.by) if flags.by else ()
     return attribute_task(store, flags.attribute, flags.template or (TEMPLATE,), by)
+
+
+def show_saved(
+    flags: argparse.Namespace, progress: ProgressPrinter, kind: type[Use] | tuple[type[Use], ...], command: str
+) -> int:
+    """Print and export the saved result that `--run` names; `kind` is what the command gives."""
+    found = read_use(Store(flags.store), flags.run_name)
+    if not isinstance(found, kind):
+        raise SettingsError(
+            f"--run {flags.run_name}: is a saved result of features use {found.use}, not of {command}; show it with "
+            f"headspan features use {found.use}"
+        )
+    return _shown(flags, progress, found)
+
+
+def show_made(flags: argparse.Namespace, progress: ProgressPrinter, make: Callable[[], Use]) -> int:
+    """Make a result, print and export it, and say where it was saved if `--run` names it."""
+    found, unsaved = saved_or_not(make)
+    _shown(flags, progress, found)
+    tell_unsaved(unsaved)
+    if unsaved is None and flags.run_name is not None:
+        tell(f"saved as uses/{flags.run_name}")
+    return 0
+
+
+def _shown(flags: argparse.Namespace, progress: ProgressPrinter, found: Use) -> int:
+    progress.close()
+    export(flags, found)
+    if only_export(flags):
+        return 0
+    words = in_words(found)
+    for table in words.tables:
+        if table.title:
+            say(table.title)
+        print_table(table.rows)
+    for note in words.notes:
+        say(note)
+    for remark in words.remarks:
+        say(f"note: {remark}")
+    if found.older is not None:
+        say(f"note: the result is of an older {found.older}; run the command again with --overwrite")
+    return 0
 
 
 def _nothing(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

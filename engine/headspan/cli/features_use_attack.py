@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
-from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
     attribute_flags,
     chance_of_features,
     classes_flag,
     dictionary_flags,
     opened,
+    result_flags,
+    show_made,
+    show_saved,
     task_of,
 )
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import comma_separated, shards_flag
-from headspan.cli.tables import print_table
-from headspan.cli.terminal import say
-from headspan.errors import SettingsError, counted, percent
-from headspan.features.uses.attack_result import GOALS, UNTARGETED
-
-if TYPE_CHECKING:
-    from headspan.features.uses.attack_result import AttackStudy
+from headspan.errors import SettingsError
+from headspan.features.uses.attack_result import GOALS, AttackStudy
 
 _DETAILS = (
     "Projected gradient descent through the live model, against zero-shot classification by all features, by a class "
@@ -54,40 +51,43 @@ def add_attack(parser: Parser, text: str) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     chance_of_features(command.add_argument_group("chance"), 3, 1000)
     shards_flag(command)
-    export_flags(command)
+    result_flags(command, "--task and --attribute")
 
 
 def _attack(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    alone = only_export(flags)
+    only_export(flags)
     check_counts(flags, {"draws": 0, "samples": 1, "seed": 0, "steps": 1, "restarts": 1, "most": 1})
     epsilons = [_level(each) for each in comma_separated(flags.epsilon)]
+    if flags.run_name is not None and flags.task is None and flags.attribute is None:
+        return show_saved(flags, progress, AttackStudy, "attack")
     store, dictionary, scores = opened(flags)
     task = task_of(flags, store)
     chosen = bool(flags.keep or flags.remove)
     from headspan.features.uses.attack import KEPT_ALONE, REMOVED, attack
     from headspan.features.uses.pgd import Search
 
-    found = attack(
-        *(store, dictionary, scores, task, progress),
-        keep=tuple(flags.keep or ()) if chosen else KEPT_ALONE,
-        remove=tuple(flags.remove or ()) if chosen else REMOVED,
-        residual=flags.residual,
-        most=flags.most,
-        epsilons=epsilons,
-        search=Search(flags.steps, flags.restarts),
-        goals=GOALS if flags.goal is None else (flags.goal,),
-        draws=flags.draws,
-        samples=flags.samples,
-        seed=flags.seed,
-        weights=flags.weights,
-        shards=flags.shards,
-        device=flags.device,
+    return show_made(
+        flags,
+        progress,
+        lambda: attack(
+            *(store, dictionary, scores, task, progress),
+            keep=tuple(flags.keep or ()) if chosen else KEPT_ALONE,
+            remove=tuple(flags.remove or ()) if chosen else REMOVED,
+            residual=flags.residual,
+            most=flags.most,
+            epsilons=epsilons,
+            search=Search(flags.steps, flags.restarts),
+            goals=GOALS if flags.goal is None else (flags.goal,),
+            draws=flags.draws,
+            samples=flags.samples,
+            seed=flags.seed,
+            weights=flags.weights,
+            shards=flags.shards,
+            device=flags.device,
+            run=flags.run_name,
+            overwrite=flags.overwrite,
+        ),
     )
-    progress.close()
-    export(flags, found)
-    if not alone:
-        _print(found)
-    return 0
 
 
 def _level(text: str) -> float:
@@ -98,31 +98,3 @@ def _level(text: str) -> float:
     if not 0 < level <= 255:
         raise SettingsError(f"--epsilon {text}: give levels of 255, above 0, separated by commas")
     return level / 255
-
-
-def _print(found: AttackStudy) -> None:
-    for goal in dict.fromkeys(each.goal for each in found.rows):
-        what = "named rightly" if goal == UNTARGETED else "named as the attack wants"
-        say(f"{goal}: share of images {what}")
-        rows: list[tuple[str, ...]] = [
-            ("classifier", "features", "energy", "level", "clean", "noise", "transferred", "adaptive", "interval")
-        ]
-        for each in (row for row in found.rows if row.goal == goal):
-            rows.append(
-                (
-                    f"  as many random, {each.classifier}" if each.kind == "random" else each.classifier,
-                    f"{each.features:,}" if each.features else "-",
-                    percent(each.energy),
-                    f"{255 * each.epsilon:.3g}",
-                    *(percent(share) for share in (each.clean, each.noise, each.transferred, each.adaptive.value)),
-                    f"{percent(each.adaptive.low)} to {percent(each.adaptive.high)}",
-                )
-            )
-        print_table(rows)
-    say(
-        f"{counted(found.images, 'image')}; {counted(found.steps, 'step')} of {found.step_share:.3g} ε, "
-        f"{counted(found.restarts, 'random start')}; residual {found.residual}; 95 % intervals over images, and for "
-        "random features the range over sets"
-    )
-    for remark in found.remarks:
-        say(f"note: {remark}")

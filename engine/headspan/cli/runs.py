@@ -8,9 +8,9 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument
+from headspan.cli.tables import aligned
 from headspan.cli.terminal import say
 from headspan.errors import SettingsError
-from headspan.escapes import escaped
 from headspan.store.kept_runs import list_runs
 from headspan.store.write.removal import remove_runs
 
@@ -48,9 +48,8 @@ def _runs(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     if export(flags, found):
         return 0
     rows = [(f"{each.kind}/{each.name}", each.made_at or "-", each.settings, each.state) for each in found]
-    widths = [max((len(escaped(row[column])) for row in rows), default=0) for column in range(3)]
-    for row in rows:
-        say("  ".join(escaped(cell).ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    for line in aligned(rows):
+        say(line)
     if not rows:
         say(f"no runs in {flags.store}; headspan textspan makes the first")
     return 0

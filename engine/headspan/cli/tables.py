@@ -52,11 +52,19 @@ def _share(value: float) -> str:
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows as aligned columns, the first column to the left and the others to the right."""
+    for line in aligned(rows, left=1):
+        say(line)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
+    """Rows as lines of aligned columns: the first `left` columns, by default all, to the left, others to the right."""
     shown = [tuple(map(escaped, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        say("  ".join((row[0].ljust(len(first)), *others)))
+    sides = [str.ljust if left is None or place < left else str.rjust for place in range(len(widths))]
+    return [
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
+        for row in shown
+    ]
 
 
 def print_unsourced(*found: ConceptConsistency) -> None:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
+from headspan.cli.tables import aligned
 from headspan.cli.terminal import redraw
 from headspan.config import as_ranges
 from headspan.errors import StoreError, counted, percent
@@ -64,9 +65,7 @@ def lines(name: str, found: Watched, height: int) -> Iterator[str]:
     shown_now = shown[: room - 1] if cut else shown
     rows: list[tuple[str, ...]] = [("worker", "status", "images/s", "units", "in flight", "last sign", "headspan")]
     rows += [_row(worker) for worker in shown_now]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(rows)
     if cut:
         yield f"and {counted(len(shown) - len(shown_now), 'more worker')}"
 

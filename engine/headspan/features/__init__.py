@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headspan.features.uses.edit import edit
     from headspan.features.uses.edit_result import EditedImage, EditStudy
     from headspan.features.uses.edit_study import edit_study
+    from headspan.features.uses.saved import read_use
     from headspan.features.uses.unclip import to_unclip
 
 # The module of each name.
@@ -68,6 +69,7 @@ _MODULES = {
     "open_pairs": "pairs.opening",
     "probe_bias": "uses.bias",
     "read_scores": "saved",
+    "read_use": "uses.saved",
     "save_scores": "saved",
     "score": "scoring",
     "score_pairs": "scores.over_pairs",
@@ -109,6 +111,7 @@ __all__ = [
     "open_pairs",
     "probe_bias",
     "read_scores",
+    "read_use",
     "save_scores",
     "score",
     "score_pairs",

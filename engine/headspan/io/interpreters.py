@@ -6,6 +6,7 @@ headspan starts new interpreters and never forks, and they do not import the use
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from contextlib import contextmanager
 def module_folders() -> list[str]:
     """Where this process finds modules. Entries that are not strings are left out, as Python ignores them too."""
     return [folder for folder in sys.path if isinstance(folder, str)]
+
+
+def module_folders_line() -> bytes:
+    """`module_folders` as a line of JSON, which a new Python reads from its standard input before it imports."""
+    return json.dumps(module_folders()).encode() + b"\n"
 
 
 @contextmanager

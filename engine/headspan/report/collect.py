@@ -13,6 +13,9 @@ from headspan.describe.descriptions.saved import read_descriptions
 from headspan.errors import StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.saved import read_scores as read_features
+from headspan.features.uses.in_words import UseInWords, in_words
+from headspan.features.uses.saved import KIND as USES
+from headspan.features.uses.saved import read_use
 from headspan.io.files import write_atomically
 from headspan.prune.studies.study import read_study
 from headspan.report.choice import choose_heads
@@ -49,11 +52,12 @@ def write_report(
 ) -> Path:
     """Write the results of a store as one HTML file, and return its path. A report at `path` is replaced.
 
-    Shown are a TEXTSPAN run with its labels and scores, saved studies of what pruning costs, scores of features, and
-    descriptions of classes, as far as there are any. `run` is the TEXTSPAN run's name; None means the only run with
-    scores, or else the only run. Without such a run the report shows the rest, and says how to describe the heads.
-    `shards` says where all the shards are now, if they have moved; images that cannot be read are shown by name.
-    `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`, `last4` or `best20`; None means all.
+    Shown are a TEXTSPAN run with its labels and scores, saved studies of what pruning costs, scores of features with
+    what the features were used for, and descriptions of classes, as far as there are any. `run` is the TEXTSPAN run's
+    name; None means the only run with scores, or else the only run. Without such a run the report shows the rest,
+    and says how to describe the heads. `shards` says where all the shards are now, if they have moved; images that
+    cannot be read are shown by name. `heads` chooses the heads with a section of their own, as in `L5.H1,L6.*`,
+    `last4` or `best20`; None means all.
 
     Raises StoreError if the store has no such run or nothing to show, if `path` is another file, or if it cannot be
     written; SettingsError if `heads` has another form or names a head that is not described.
@@ -102,6 +106,7 @@ def write_report(
         studies=_studies(store, run),
         features=tuple(shown_features(each, pictured.places) for each in features),
         more_features=tuple(more),
+        uses=_uses(store),
         descriptions=tuple(shown_descriptions(each, pictured.places) for each in descriptions),
         described_runs=compared(written),
     )
@@ -116,6 +121,12 @@ def _studies(store: Store, run: str | None) -> tuple[PrunedStudy, ...]:
     return tuple(
         pruned_study(name, each) for name, each in found.items() if each.scores in (None, run) and not each.older
     )
+
+
+def _uses(store: Store) -> dict[str, UseInWords]:
+    """The saved uses of features in words, by run; none of older scores."""
+    found = {name: read_use(store, name) for name in runs(store, USES)}
+    return {name: in_words(each) for name, each in found.items() if not each.older}
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -5,8 +5,10 @@ These classes hold plain values. `describe` and `pictures` fill them, `page` mak
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from headspan.features.uses.in_words import UseInWords
 from headspan.report.described_head import DescribedHead, Scores
 from headspan.report.describing import ComparedRun, ShownDescriptions
 from headspan.report.features import ShownFeatures
@@ -100,6 +102,8 @@ class Content:
     # Saved scores of features, and the names of further runs.
     features: tuple[ShownFeatures, ...] = ()
     more_features: tuple[str, ...] = ()
+    # Saved results of what features are used for, by the name of their run.
+    uses: Mapping[str, UseInWords] = field(default_factory=dict)
     # Descriptions of classes, and all runs of them side by side.
     descriptions: tuple[ShownDescriptions, ...] = ()
     described_runs: tuple[ComparedRun, ...] = ()

@@ -6,7 +6,6 @@ samples of one tar, and two tables for each process wait at most, so the memory 
 
 from __future__ import annotations
 
-import json
 import pickle
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from headspan import errors
 from headspan.errors import HeadspanError, SourceError, counted
 from headspan.events import Listener, Progress
 from headspan.io.cores import cores
-from headspan.io.interpreters import module_folders
+from headspan.io.interpreters import module_folders_line
 from headspan.member_names import MemberNames
 from headspan.shards.kinds import TAR, kind_of, refuse_unused
 from headspan.shards.notes import NO_ROW
@@ -120,7 +119,7 @@ class _Process:
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-c", _BEGIN]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._send(json.dumps(module_folders()).encode() + b"\n")
+        self._send(module_folders_line())
 
     def ask(self, question: Any) -> Any:
         """Send a question and wait for the answer. Raises HeadspanError if the process has ended."""

@@ -17,8 +17,9 @@ from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.store.schema import decoding, names_without
 
-# The kinds of runs that are listed.
+# The kinds of runs that are listed, and those that are listed where a store has some.
 _KINDS = ("textspan", "labels", "ccs")
+_FURTHER_KINDS = ("prune", "features", "uses", "descriptions")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,7 +51,7 @@ def info(store: Store | str | Path) -> StoreInfo:
     """What the store at a path holds. Raises StoreError if there is no store, or one of another format."""
     store = store if isinstance(store, Store) else Store(store)
     attributes = store.attributes
-    storage = remembered(store.contents.storage, folders=_KINDS)
+    storage = remembered(store.contents.storage, folders=[*_KINDS, *_FURTHER_KINDS])
     bad, notes, quarantined = store.bad_images(), store.notes(), store.quarantined_units()
     size, folder = store.stored_bytes, attributes.get("made_with", {}).get("folder")
     unfinished = "" if store.complete else "; unfinished, run the same precompute command to continue"
@@ -80,6 +81,7 @@ def info(store: Store | str | Path) -> StoreInfo:
         # Relative names of shards start here.
         **({"run in": folder} if folder else {}),
         **{kind: ", ".join(runs(store, kind, storage)) or "none" for kind in _KINDS},
+        **{kind: ", ".join(found) for kind in _FURTHER_KINDS if (found := runs(store, kind, storage))},
     }
     return StoreInfo(facts)
 

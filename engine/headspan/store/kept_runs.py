@@ -109,6 +109,8 @@ def _in_short(store: Store, kind: str, run: str, storage: Storage) -> str:
         if kind == "features":
             named = f", named from {known['name_pool']}" if known.get("name_pool") else ""
             return f"{known['learner']} over {counted(known['pairs'], 'pair')}{named}"
+        if kind == "uses":
+            return _use_in_short(known)
         if kind == "descriptions":
             texts, classes = len(known["texts"]), len(known["classes"])
             untrained = "" if known.get("adapter_sha256") else ", untrained"
@@ -118,3 +120,18 @@ def _in_short(store: Store, kind: str, run: str, storage: Storage) -> str:
         controls = known["answers"].get("controls", {})
         return "against the known scenes" + (f", beside {', '.join(controls)}" if controls else "")
     return ""
+
+
+def _use_in_short(known: Mapping[str, Any]) -> str:
+    """What a use of features did, and by which scores, in a few words."""
+    what = {
+        "bias": lambda: f"probes of {known['task']} on {counted(known['test_images'], 'image')}",
+        "attack": lambda: f"attacks on {known['task']}, {counted(known['images'], 'image')}",
+        "edits": lambda: f"edits of {counted(known['pairs'], 'pair')}, donors are {known['donors']}",
+        "edit": lambda: _edit_in_short(**known["pair"], features=known["edits"][0]["features"]),
+    }
+    return f"{what[known['use']]()}, features of {known['scores_run']}"
+
+
+def _edit_in_short(source: str, donor: str, features: str) -> str:
+    return f"{source} with {features} features of {donor}"

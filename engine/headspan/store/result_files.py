@@ -32,10 +32,11 @@ COMMANDS = {
     "truth": "headspan demo",
     "prune": "headspan prune",
     "features": "headspan features score",
+    "uses": "headspan features use",
     "descriptions": "headspan describe write",
 }
 # The kinds of runs that a command names itself.
-_NAMED = ("textspan", "labels", "ccs", "prune", "features", "descriptions")
+_NAMED = ("textspan", "labels", "ccs", "prune", "features", "uses", "descriptions")
 
 
 def making(kind: str, run: str) -> str:

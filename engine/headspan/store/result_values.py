@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,17 @@ def arrays_of(result: Any) -> dict[str, Named]:
         if isinstance(values, np.ndarray):
             found[each.name] = (values, _axes(str(each.type)))
     return found
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON values. NaN, which JSON lacks, is null."""
+    if is_dataclass(value):
+        return {each.name: as_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_json(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [as_json(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def json_number(value: float) -> float | None:

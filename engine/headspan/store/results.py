@@ -18,7 +18,7 @@ from headspan.errors import SettingsError, StoreError, one_line
 from headspan.io.remembered import remembered
 from headspan.io.storage import Storage, named
 from headspan.store.earlier_words import todays_run_settings
-from headspan.store.lineage import LINEAGE, Named, sources_of
+from headspan.store.lineage import LINEAGE, SOURCE, Named, sources_of
 from headspan.store.opened import OpenStore
 from headspan.store.result_files import (
     COMMANDS,
@@ -44,10 +44,16 @@ _MADE_FROM = {
     "truth": (),
     "prune": (),
     "features": (),
+    "uses": (),
     "descriptions": (),
 }
-# The kinds that no run is made from.
-_LAST = ("prune", "features", "descriptions")
+# The kind of runs with names of their own that are made from runs of each kind, and record from which; other kinds have
+# none. Scores of features record the pool that they are named from.
+_RECORDED = {
+    "texts": "features",
+    **dict.fromkeys(("textspan", "labels", "ccs", "truth"), "prune"),
+    "features": "uses",
+}
 
 __all__ = [
     "Named",
@@ -66,21 +72,19 @@ __all__ = [
 def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     """Return the runs that were made from a run, as `<kind>/<run>`, damaged or not."""
     named = [f"{each}/{run}" for each in _MADE_FROM[kind] if run in runs(store, each)]
-    # Studies have names of their own, and record the scores or labels that they were made from; so do the scores of
-    # features, which record the pool that they are named from.
     sources = {f"{each}/{run}" for each in (kind, *_MADE_FROM[kind])}
-    later = "features" if kind == "texts" else "prune"
+    later = _RECORDED.get(kind)
     return named + [
         f"{later}/{each}"
-        for each in (runs(store, later) if kind not in _LAST else ())
-        if sources & sources_of(store.contents.storage, later, each).keys()
+        for each in (runs(store, later) if later is not None else ())
+        if later is not None and sources & sources_of(store.contents.storage, later, each).keys()
     ]
 
 
 def refusal(store: OpenStore, kind: str, run: str, why: str) -> StoreError:
     """Return the error for replacing a run without `overwrite`; it names the runs that were made from it."""
     derived = made_from(store, kind, run)
-    elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind != "textspan" else "")
+    elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind in SOURCE else "")
     kept = f"; {', '.join(derived)} would be kept, marked as of an older run" if derived else ""
     return StoreError(
         f"{store.path}: {why}; {elsewhere}, or give --overwrite (in Python overwrite=True), which replaces "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,12 @@ def attribute_counts(descriptions: Descriptions) -> dict[str, int]:
     for attribute, times in zip(descriptions.inspection.attributes, descriptions.times.tolist(), strict=True):
         if attribute and times:
             found[attribute] += times
-    return dict(sorted(found.items(), key=lambda each: (-each[1], each[0])))
+    return by_frequency(found)
+
+
+def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts, the most frequent first, and equal ones in the order of their names."""
+    return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
 
 
 def verdict_name(descriptions: Descriptions, description: int) -> str | None:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int8, Int64
 
 from headspan.concepts.agreement import Agreement, agree
 from headspan.describe.descriptions.result import SPURIOUS, UNDECIDED, VERDICTS, Descriptions, Inspection
+from headspan.describe.descriptions.summary import UNDECIDED_NAME, by_frequency
 from headspan.describe.inspecting.ballot import described_texts
 from headspan.describe.inspecting.verdict import Described
 from headspan.errors import SettingsError, counted, percent
@@ -25,7 +26,7 @@ from headspan.frames import Tabular
 from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
 
 # The shares of a summary: of each verdict, and of descriptions without one.
-SHARES = (*VERDICTS, "undecided")
+SHARES = (*VERDICTS, UNDECIDED_NAME)
 Verdicts = Int8[np.ndarray, " description"]
 Numbers = Int64[np.ndarray, " description"]
 
@@ -176,7 +177,7 @@ def _attributes(sampled: Sequence[tuple[str, str, int]], name: str) -> dict[str,
     for verdict, attribute, count in sampled:
         if verdict == name and count:
             found[attribute or "unnamed"] += count
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    return by_frequency(found)
 
 
 def _shares(

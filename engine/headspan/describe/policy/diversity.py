@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 # Lengths of the runs of words that are reported.
 LENGTHS = (1, 2, 3)
+
+
+def figures_of_texts(texts: Sequence[str], cut: Sequence[bool] | np.ndarray) -> dict[str, float]:
+    """`distinct_1` to `distinct_3`, and the share of texts that are `cut` by the context of CLIP."""
+    return {**{f"distinct_{length}": distinct(texts, length) for length in LENGTHS}, "cut": float(np.mean(cut))}
 
 
 def distinct(texts: Sequence[str], length: int) -> float:

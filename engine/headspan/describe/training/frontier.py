@@ -24,9 +24,9 @@ from headspan.describe.training.train import SAMPLES, require_trl, train
 from headspan.describe.training.trained import Trained, open_trained
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.features.training.files import read_json, write_json
 from headspan.frames import Tabular
 from headspan.io.files import make_folder, refusals
+from headspan.io.json_files import read_json, write_json
 from headspan.plots.frontier import Point, draw_frontier
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user

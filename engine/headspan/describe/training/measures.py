@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headspan.describe.policy.diversity import LENGTHS, distinct
+from headspan.describe.policy.diversity import figures_of_texts
 from headspan.describe.policy.policy import Policy
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.training.prompts import spread
@@ -22,8 +22,7 @@ def measured(texts: Sequence[str], rewards: Sequence[float], reward: Reward) -> 
     return {
         "reward": float(np.mean(rewards)),
         "reward_std": float(np.std(rewards)),
-        **{f"distinct_{length}": distinct(texts, length) for length in LENGTHS},
-        "cut": float(np.mean(reward.texts.cut(texts))),
+        **figures_of_texts(texts, reward.texts.cut(texts)),
     }
 
 

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.training.measures import measured
 from headspan.events import Listener, Progress
-from headspan.features.training.files import read_json, write_json
 from headspan.io.files import delete_folder, sync_tree
+from headspan.io.json_files import read_json, write_json
 
 POSITION, CHECKPOINTS = "position.json", "checkpoints"
 # A number for every step.

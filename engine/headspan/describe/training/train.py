@@ -38,9 +38,10 @@ from headspan.describe.training.trained import (
 )
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.features.training.files import read_json, write_json, write_tensors
 from headspan.features.training.folder import only_trainer, prepare_folder
 from headspan.io.files import delete_folder, refusals
+from headspan.io.json_files import read_json, write_json
+from headspan.io.tensor_files import write_tensors
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user

@@ -18,7 +18,8 @@ from headspan.describe.policy.policy import Policy, open_policy
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.settings import TrainingSettings
 from headspan.errors import ModelError, StoreError, counted
-from headspan.features.training.files import SETTINGS, read_json
+from headspan.features.training.files import SETTINGS
+from headspan.io.json_files import read_json
 from headspan.plots.training import draw_training
 from headspan.user_paths import expand_user
 

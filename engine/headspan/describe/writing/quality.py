@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from headspan.describe.descriptions.quality_table import BEST_OF
-from headspan.describe.policy.diversity import LENGTHS, distinct
+from headspan.describe.policy.diversity import figures_of_texts
 from headspan.describe.writing.best_of import best_of, best_of_kl, best_of_mixture, count_at_kl
 from headspan.describe.writing.samples import Samples
 from headspan.prune.studies.statistics import LEVEL, resampling_counts
@@ -75,8 +75,7 @@ def _plain(samples: Samples) -> dict[str, float]:
     return {
         "length": float(samples.lengths.mean()),
         "ended": float(samples.ended.mean()),
-        "cut": float(samples.cut.mean()),
-        **{f"distinct_{length}": distinct(samples.texts, length) for length in LENGTHS},
+        **figures_of_texts(samples.texts, samples.cut),
     }
 
 

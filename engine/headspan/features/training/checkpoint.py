@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from headspan.errors import StoreError
 from headspan.features.learners.learner import Learner
-from headspan.features.training.files import STATE, load_state, read_tensors, write_tensors
+from headspan.features.training.files import STATE, load_state
+from headspan.io.tensor_files import read_tensors, write_tensors
 
 # Losses by step.
 History = list[dict[str, float]]

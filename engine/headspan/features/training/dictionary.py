@@ -16,17 +16,9 @@ from headspan.features.learners.learner import IMAGE, Learner
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.image_vectors import refuse_other_space
 from headspan.features.pairs.space import EMBEDDING, Space
-from headspan.features.training.files import (
-    CONFIG,
-    FORMAT,
-    SETTINGS,
-    STATE,
-    learner_state,
-    load_state,
-    read_json,
-    weights_sha256,
-)
+from headspan.features.training.files import CONFIG, FORMAT, SETTINGS, STATE, learner_state, load_state, weights_sha256
 from headspan.features.training.foreign_files import open_foreign
+from headspan.io.json_files import read_json
 from headspan.store.reader import Store
 from headspan.user_paths import expand_user
 

@@ -9,22 +9,20 @@ losses. `cfg.json` is written last: a folder without it is not finished.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from headspan.errors import StoreError, one_line
+from headspan.errors import StoreError
 from headspan.features.learners.kinds import BATCH_TOPK, MATRYOSHKA, TOPK
 from headspan.features.learners.learner import Learner
 from headspan.features.learners.settings import SEPARATE
 from headspan.features.pairs.space import Space
-from headspan.io.files import write_atomically
+from headspan.io.json_files import write_json
+from headspan.io.tensor_files import read_tensors, write_tensors
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 REST, SETTINGS, STATE, LOSSES = "learner.safetensors", "training.json", "training.safetensors", "losses.json"
@@ -34,38 +32,6 @@ _SHARED_KEYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLD, JUMPRELU = "threshold", "jumprelu"
 # The version of SAELens whose keys `cfg.json` has.
 _SAELENS = "6.54.0"
-
-
-def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write a small JSON file, whole or not at all."""
-    write_atomically(path, [json.dumps(content, indent=1).encode()])
-
-
-def read_json(path: Path, todo: str) -> dict[str, Any]:
-    """Read a JSON object. Raises StoreError, which says what to do, if that fails."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({one_line(error)}); {todo}") from error
-    return found
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all."""
-    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, [save(whole, dict(metadata) if metadata else None)])
-
-
-def read_tensors(path: Path, todo: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file. Raises StoreError, which says what to do, if it is missing or damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-        return load_file(path), metadata
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: cannot be read ({one_line(error)}); {todo}") from error
 
 
 def write_dictionary(folder: Path, learner: Learner, space: Space, trained: Mapping[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from headspan.errors import SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress
-from headspan.features.training.files import SETTINGS, read_json, write_json
+from headspan.features.training.files import SETTINGS
 from headspan.features.training.settings import different
 from headspan.io.files import make_folder, refusals
+from headspan.io.json_files import read_json, write_json
 from headspan.io.locks import alone
 
 _MADE_WITH = "made_with"

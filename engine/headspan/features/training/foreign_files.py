@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from headspan.errors import HeadspanError, StoreError
-from headspan.features.training.files import CONFIG, WEIGHTS, read_json, read_tensors
+from headspan.features.training.files import CONFIG, WEIGHTS
 from headspan.features.training.foreign import GATED, JUMPRELU, STANDARD, TOPK, Foreign, ForeignSettings
+from headspan.io.json_files import read_json
+from headspan.io.tensor_files import read_tensors
 
 _TODO = "fetch the folder again"
 _PRISMA_CONFIG = "config.json"

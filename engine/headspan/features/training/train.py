@@ -26,21 +26,12 @@ from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import EMBEDDING
 from headspan.features.training.checkpoint import restore_training, save_training
 from headspan.features.training.dictionary import Dictionary, open_dictionary
-from headspan.features.training.files import (
-    CONFIG,
-    LOSSES,
-    REST,
-    SETTINGS,
-    STATE,
-    WEIGHTS,
-    read_json,
-    write_dictionary,
-    write_json,
-)
+from headspan.features.training.files import CONFIG, LOSSES, REST, SETTINGS, STATE, WEIGHTS, write_dictionary
 from headspan.features.training.folder import only_trainer, prepare_folder
 from headspan.features.training.settings import TrainingSettings, as_json, training_settings
 from headspan.head_names import Head
 from headspan.io.files import final_name, refusals
+from headspan.io.json_files import read_json, write_json
 from headspan.run.devices import named_devices
 from headspan.store.reader import Store
 from headspan.store.selection import Images

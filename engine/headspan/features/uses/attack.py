@@ -32,6 +32,7 @@ from headspan.features.uses.filtered import DROPPED, mean_squares
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import TOLERANCE
 from headspan.features.uses.pgd import EPSILONS, REACH, Search
+from headspan.features.uses.saved import check_name, keep_use
 from headspan.features.uses.stored_pixels import stored_pixels
 from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
 from headspan.store.reader import Store
@@ -81,11 +82,13 @@ def attack(
     weights: str | Path | None = None,
     shards: Sequence[str] = (),
     device: str = AUTO,
+    run: str | None = None,
+    overwrite: bool = False,
 ) -> AttackStudy:
     """Attack zero-shot classification by `task`, plain and with classes of features kept or removed.
 
     Args:
-        store: The store to read; nothing is written. Its images are read from their shards.
+        store: The store to read. Its images are read from their shards.
         dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         task: A task of metric accuracy or worst_group.
@@ -105,11 +108,14 @@ def attack(
         weights: As in `text_vectors`.
         shards: Where all the shards are now, in the order of the run, if they have moved.
         device: `auto`, `cpu` or `cuda:0`.
+        run: Save the result as `uses/<run>`; None writes nothing.
+        overwrite: Replace a different result of that name.
 
     Raises SettingsError as `checked_learner` does, if no feature has one of the classes, or if a number is out of
-    range; SourceError if an image cannot be read or has changed; and ModelError if the model cannot be loaded or is not
-    the store's.
+    range; SourceError if an image cannot be read or has changed; ModelError if the model cannot be loaded or is not
+    the store's; and the errors of `keep_use`.
     """
+    check_name(run)
     search = search or Search()
     _check(epsilons, goals)
     learner = checked_learner(store, dictionary, scores, residual)
@@ -137,11 +143,22 @@ def attack(
         found = _attacked(attacker, filters, defences, epsilons, goal, on_progress)
         rows += _rows(goal, filters, found, epsilons, samples, seed)
     study = AttackStudy(
-        task.name, len(chosen), residual, search.steps, REACH / search.steps, search.restarts, tolerance, tuple(rows)
+        task.name,
+        len(chosen),
+        search.steps,
+        REACH / search.steps,
+        search.restarts,
+        samples,
+        tuple(rows),
+        scores_run=scores.run,
+        residual=residual,
+        tolerance=tolerance,
+        draws=draws,
+        seed=seed,
     )
     if not study.works:
         remarks.append("the attack does not beat noise of equal size on the plain classifier, so it shows nothing")
-    return replace(study, remarks=tuple(remarks))
+    return keep_use(store, replace(study, remarks=tuple(remarks)), scores, run, overwrite, on_progress)
 
 
 def _check(epsilons: Sequence[float], goals: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headspan.errors import SettingsError, counted, percent
-from headspan.frames import Tabular
+from headspan.features.uses.use import Use
 from headspan.prune.studies.statistics import Interval
 
 # What an attack wants: any wrong class, or one class that was drawn for the image.
@@ -48,21 +48,19 @@ class AttackRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class AttackStudy(Tabular):
+class AttackStudy(Use):
     """Zero-shot classifiers under attacks on pixels, with and without classes of features, beside random features."""
 
+    use = "attack"
     task: str
     images: int
-    # What happens to what the dictionary does not explain: kept or dropped.
-    residual: str
     steps: int
     # The length of a step as a share of ε.
     step_share: float
     restarts: int
-    tolerance: float
+    # Bootstrap samples of the images.
+    samples: int
     rows: tuple[AttackRow, ...]
-    # What limits the study, in sentences without a full stop.
-    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         plain = [each for each in self.rows if (each.goal, each.kind) == (UNTARGETED, "plain")]

@@ -25,6 +25,7 @@ from headspan.features.uses.chosen import DECIDED, chosen_classes
 from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares
 from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, controls_of
 from headspan.features.uses.probe import Probe, fit_probe
+from headspan.features.uses.saved import check_name, keep_use
 from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images
@@ -53,11 +54,13 @@ def probe_bias(
     samples: int = SAMPLES,
     seed: int = 0,
     weights: str | Path | None = None,
+    run: str | None = None,
+    overwrite: bool = False,
 ) -> BiasProbe:
     """Measure how well the classes of `task` are read from image vectors without each class of features.
 
     Args:
-        store: The store to read; nothing is written.
+        store: The store to read.
         dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         task: A task of metric accuracy or worst_group; the latter gives figures by group too.
@@ -70,10 +73,13 @@ def probe_bias(
         samples: Number of bootstrap samples of the test images.
         seed: Seed of the halves, of the draws and of the samples.
         weights: As in `text_vectors`.
+        run: Save the result as `uses/<run>`; None writes nothing.
+        overwrite: Replace a different result of that name.
 
     Raises SettingsError as `checked_learner` does, if no feature has one of the classes, or if the task has another
-    metric, and the errors of `evaluation_of`.
+    metric; the errors of `evaluation_of`; and those of `keep_use`.
     """
+    check_name(run)
     learner = checked_learner(store, dictionary, scores, residual)
     check_classes(task, "a probe")
     removed = chosen_classes(scores, classes)
@@ -103,9 +109,21 @@ def probe_bias(
             own, randoms = place, range(place + 1, place + 1 + len(control.members))
             found += table.beside(own, randoms, name, count)
             place = randoms.stop
-    return BiasProbe(
-        task.name, evaluation.headline, residual, len(train), len(test), tolerance, tuple(found), tuple(remarks)
+    probed = BiasProbe(
+        task.name,
+        evaluation.headline,
+        len(train),
+        len(test),
+        samples,
+        tuple(found),
+        scores_run=scores.run,
+        residual=residual,
+        tolerance=tolerance,
+        draws=draws,
+        seed=seed,
+        remarks=tuple(remarks),
     )
+    return keep_use(store, probed, scores, run, overwrite, on_progress)
 
 
 def _sets(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from headspan.errors import SettingsError, counted, percent
-from headspan.frames import Tabular
+from headspan.features.uses.use import Use
 from headspan.prune.studies.statistics import Interval
 
 # How the attribute is read: from the nearest class's text, by a probe trained on vectors changed alike, or by the probe
@@ -42,20 +42,17 @@ class BiasRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class BiasProbe(Tabular):
+class BiasProbe(Use):
     """An attribute read from image vectors, untouched and without classes of features, beside random features."""
 
+    use = "bias"
     task: str
     headline: str
-    # What happens to what the dictionary does not explain: kept or dropped.
-    residual: str
     train_images: int
     test_images: int
-    # How far the energy of a random set may be from the class's, as a share of it.
-    tolerance: float
+    # Bootstrap samples of the test images.
+    samples: int
     rows: tuple[BiasRow, ...]
-    # What limits the comparison, in sentences without a full stop.
-    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = "; ".join(

@@ -26,6 +26,7 @@ from headspan.features.uses.edit_result import EditedImage, FactorShares
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, matched_features
+from headspan.features.uses.saved import check_name, keep_use
 from headspan.store.reader import Store
 from headspan.tasks.factors import Factors
 from headspan.texts.vectors import text_vectors
@@ -51,11 +52,13 @@ def edit(
     tolerance: float = TOLERANCE,
     seed: int = 0,
     weights: str | Path | None = None,
+    run: str | None = None,
+    overwrite: bool = False,
 ) -> EditedImage:
     """The embedding of `image` with one class of features as `donor` has them, and its neighbours.
 
     Args:
-        store: The store to read; nothing is written.
+        store: The store to read.
         dictionary: The dictionary, trained on embeddings of the store's model.
         scores: The dictionary's scores, which give features their classes.
         image: The index of the source in the store.
@@ -70,10 +73,13 @@ def edit(
         tolerance: How far the energy of a random set may be from that of the class, as a share of it.
         seed: Seed of the draws.
         weights: As in `text_vectors`.
+        run: Save the result as `uses/<run>`; None writes nothing.
+        overwrite: Replace a different result of that name.
 
     Raises SettingsError as `checked_learner` does, if no feature has the class, or if an image or a factor does not
-    exist, and the errors of `text_vectors`.
+    exist; the errors of `text_vectors`; and those of `keep_use`.
     """
+    check_name(run)
     learner = checked_learner(store, dictionary, scores, residual)
     if count < 1:
         raise SettingsError(f"count {count}: give a number of neighbours from 1")
@@ -110,10 +116,16 @@ def edit(
             scores=near,
             keys=tuple(store.samples(images, ["key"])["key"].to_pylist()),
             factors=factor_shares(known, images.tolist(), known.of(image), wanted),
+            scores_run=scores.run,
+            residual=residual,
+            tolerance=tolerance,
+            draws=draws,
+            seed=seed,
         )
 
     controls = tuple(edited(f"random, as {features}", each) for each in control.members)
-    return replace(edited(features, members), controls=controls, remarks=control.limits)
+    done = replace(edited(features, members), controls=controls, remarks=control.limits)
+    return keep_use(store, done, scores, run, overwrite, on_progress)
 
 
 def neighbours_without(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from headspan.errors import counted
-from headspan.frames import Tabular
+from headspan.features.uses.use import Use
 
 # What a row of a study is about: the source as it is, the donor as it is, the source with a class of features taken
 # from the donor, or with as many random features of equal energy.
@@ -30,9 +30,10 @@ class FactorShares:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EditedImage(Tabular):
+class EditedImage(Use):
     """A source's embedding with one class of features taken from a donor, and its nearest images in the store."""
 
+    use = "edit"
     # What the source and the donor are called: the key of an image, or a text.
     source: str
     donor: str
@@ -51,8 +52,6 @@ class EditedImage(Tabular):
     factors: Mapping[str, FactorShares] = field(default_factory=dict)
     # The same edit with as many random features of equal energy; empty for a control itself.
     controls: tuple[EditedImage, ...] = ()
-    # What limits the comparison, in sentences without a full stop.
-    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -94,16 +93,15 @@ class EditRow:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class EditStudy(Tabular):
+class EditStudy(Use):
     """Which factors of images move when a class of features is taken from others, beside random features."""
 
+    use = "edit"
     pairs: int
     neighbours: int
-    residual: str
-    tolerance: float
+    # What donors are: images or captions.
+    donors: str
     rows: tuple[EditRow, ...]
-    # What limits the comparison, in sentences without a full stop.
-    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         factors = len(dict.fromkeys(each.factor for each in self.rows))

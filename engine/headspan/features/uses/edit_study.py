@@ -27,6 +27,7 @@ from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, controls_of
+from headspan.features.uses.saved import check_name, keep_use
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
 from headspan.tasks.factors import Factors
@@ -55,11 +56,14 @@ def edit_study(
     tolerance: float = TOLERANCE,
     seed: int = 0,
     weights: str | Path | None = None,
+    run: str | None = None,
+    overwrite: bool = False,
 ) -> EditStudy:
     """Edit `pairs` of random images of a store, and count which factors of their neighbours move.
 
     Donors are images, or the captions of images. Other arguments and errors are those of `edit`.
     """
+    check_name(run)
     learner = checked_learner(store, dictionary, scores, residual)
     if donors not in DONORS:
         raise SettingsError(f"donors {donors!r}: give one of {', '.join(DONORS)}")
@@ -93,7 +97,19 @@ def edit_study(
         size = int(each.sum())
         rows += _rows("class", name, size, [moved(exchanger.exchanged(each))])
         rows += _rows("random", name, size, [moved(one) for one in exchanger.each(controls[name].members)])
-    return EditStudy(len(sources), count, residual, tolerance, tuple(rows), tuple(remarks))
+    study = EditStudy(
+        len(sources),
+        count,
+        donors,
+        tuple(rows),
+        scores_run=scores.run,
+        residual=residual,
+        tolerance=tolerance,
+        draws=draws,
+        seed=seed,
+        remarks=tuple(remarks),
+    )
+    return keep_use(store, study, scores, run, overwrite, on_progress)
 
 
 def _pairs(

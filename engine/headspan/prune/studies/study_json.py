@@ -1,10 +1,8 @@
-"""The parts of a study as JSON values, and back."""
+"""The parts of a study from their JSON values."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from headspan.prune.choice.groups import HeadGroup
@@ -12,17 +10,7 @@ from headspan.prune.studies.effects import GroupEffect, TaskEffects
 from headspan.prune.studies.statistics import Interval, RankCorrelation
 from headspan.prune.studies.study_plan import HeadSet
 from headspan.store.head_space import Head
-
-
-def as_json(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as JSON values. NaN, which JSON lacks, is null."""
-    if is_dataclass(value):
-        return {each.name: as_json(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: as_json(each) for name, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [as_json(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+from headspan.store.result_values import number_from_json, numbers_from_json
 
 
 def set_from_json(found: Mapping[str, Any]) -> HeadSet:
@@ -39,13 +27,14 @@ def task_from_json(found: Mapping[str, Any]) -> TaskEffects:
     """The effects on a task."""
     correlations = {
         name: RankCorrelation(
-            each["heads"], *(_number(each[key]) for key in ("rho", "p", "within_layers", "p_within_layers"))
+            each["heads"], *(number_from_json(each[key]) for key in ("rho", "p", "within_layers", "p_within_layers"))
         )
         for name, each in found["correlations"].items()
     }
     groups = {
         name: GroupEffect(
-            _numbers(each["figures"]), Interval(*(_number(each["change"][key]) for key in ("value", "low", "high")))
+            numbers_from_json(each["figures"]),
+            Interval(*(number_from_json(each["change"][key]) for key in ("value", "low", "high"))),
         )
         for name, each in found["groups"].items()
     }
@@ -53,25 +42,19 @@ def task_from_json(found: Mapping[str, Any]) -> TaskEffects:
     return TaskEffects(
         **{
             **found,
-            "whole": _numbers(found["whole"]),
-            "values": tuple(map(_number, found["values"])),
+            "whole": numbers_from_json(found["whole"]),
+            "values": tuple(map(number_from_json, found["values"])),
             "lost": None if found["lost"] is None else tuple(found["lost"]),
             "gained": None if found["gained"] is None else tuple(found["gained"]),
             "groups": groups,
-            "margin_losses": None if margins is None else tuple(map(_number, margins)),
+            "margin_losses": None if margins is None else tuple(map(number_from_json, margins)),
             "correlations": correlations,
-            "greedy": None if greedy is None else tuple((layer, head, _number(value)) for layer, head, value in greedy),
+            "greedy": None
+            if greedy is None
+            else tuple((layer, head, number_from_json(value)) for layer, head, value in greedy),
         }
     )
 
 
 def _heads(found: Sequence[Sequence[int]]) -> tuple[Head, ...]:
     return tuple((layer, head) for layer, head in found)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _number(value) for name, value in values.items()}

@@ -12,10 +12,10 @@ from headspan.plots.pruning import Change, draw_changes, draw_single_heads
 from headspan.prune.choice.groups import HeadGroup
 from headspan.prune.studies.effects import RandomEffect, TaskEffects, places
 from headspan.prune.studies.statistics import Interval
-from headspan.prune.studies.study_json import as_json
 from headspan.prune.studies.study_plan import HeadSet
 from headspan.prune.studies.study_tables import DrawTable, GreedyTable, SingleHeadTable, study_columns
 from headspan.store.lineage import Lineage
+from headspan.store.result_values import as_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

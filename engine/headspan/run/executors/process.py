@@ -6,7 +6,6 @@ works. It ignores Ctrl-C, which its parent passes on as SIGTERM.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -19,7 +18,7 @@ from contextlib import ExitStack, suppress
 from typing import TypeAlias
 
 from headspan.errors import shortened
-from headspan.io.interpreters import blocked, module_folders, signal_name
+from headspan.io.interpreters import blocked, module_folders_line, signal_name
 from headspan.redact import redact
 from headspan.run.executors.messages import Message, Order, line_of, message_of
 
@@ -69,7 +68,7 @@ class DeviceProcess:
                 os.close(sending)
             for thread in self._threads:
                 thread.start()
-            self._send(json.dumps(module_folders()).encode() + b"\n")
+            self._send(module_folders_line())
             on_failure.pop_all()
 
     @property

@@ -15,7 +15,7 @@ import torch
 from headspan.config import AUTO, PrecomputeSettings, ResolvedSettings
 from headspan.errors import SettingsError, counted
 from headspan.events import NOTE, Listener, Progress
-from headspan.ray_settings import Ray
+from headspan.ray_settings import MOST, Ray
 from headspan.run.executors.ray_cluster import RayCluster
 from headspan.run.executors.ray_nodes import Node, Share, openings
 from headspan.run.executors.ray_pool import Cluster, WorkerPool
@@ -45,7 +45,7 @@ class RayWorkers:
         try:
             self._first = self._cluster.nodes()
             self._share = self._share_on(self._first)
-            self.count = len(openings(self._first, self._share, {}, (), self._ray.workers or 1 << 16))
+            self.count = len(openings(self._first, self._share, {}, (), self._ray.workers or MOST))
             if not self.count:
                 raise SettingsError(self._lack())
             self._note(f"{self._cluster.name}: {self._in_words()}")

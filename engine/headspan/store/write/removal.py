@@ -13,7 +13,7 @@ from headspan.store.result_files import COMMANDS, record_key
 from headspan.store.write.analyses import remove
 
 # In this order a run is removed before the runs that it was made from.
-_ORDER = ("descriptions", "features", "prune", "truth", "ccs", "labels", "textspan", "texts")
+_ORDER = ("descriptions", "uses", "features", "prune", "truth", "ccs", "labels", "textspan", "texts")
 
 
 @dataclass(frozen=True, slots=True)
