@@ -26,6 +26,7 @@ from headspan.spans.draws import rotated_spans
 from headspan.spans.nulls import DRAWS, LEAST_DRAWS, heads_above
 from headspan.spans.stability import FIRST_TEXTS, kept_share
 from headspan.store.reader import Store
+from headspan.texts.pool import read_pool
 from headspan.texts.vectors import text_vectors
 from headspan.world import write_world_shards
 
@@ -46,6 +47,7 @@ def run(toy: bool, counts: Sequence[int] | None = None) -> dict[str, Any]:
     counts = counts or ((20, 60) if toy else (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000))
     draws = LEAST_DRAWS if toy else DRAWS
     seeds = 2 if toy else _SEEDS
+    texts = read_pool("world").texts[:: 20 if toy else 1]
     at_random = [count for count in counts if count <= _MOST_AT_RANDOM]
     with tempfile.TemporaryDirectory() as folder:
 
@@ -57,14 +59,14 @@ def run(toy: bool, counts: Sequence[int] | None = None) -> dict[str, Any]:
             values = {"shards": str(shards), "out": str(Path(folder) / name), "model": "reference", "layers": "last4"}
             precompute(PrecomputeSettings.from_dict({**values, **random}))
             store = Store(Path(folder) / name)
-            return curve(store, text_vectors(store, "world")[:: 20 if toy else 1], counts, draws)
+            return curve(store, text_vectors(store, texts), counts, draws)
 
         trained = model("trained.zarr", counts)
         curves = [model(f"{seed}.zarr", at_random, pretrained=f"random:{seed}") for seed in range(seeds)]
         store = Store(Path(folder) / "trained.zarr")
-        heads, texts = len(store.layers) * store.heads_per_layer, len(text_vectors(store, "world")[:: 20 if toy else 1])
+        heads = len(store.layers) * store.heads_per_layer
     rows = {"trained": trained, "random weights": over_seeds(curves, heads)}
-    return {"heads": heads, "texts": texts, "draws": draws, "level": _LEVEL, "seeds": seeds, "rows": rows}
+    return {"heads": heads, "texts": len(texts), "draws": draws, "level": _LEVEL, "seeds": seeds, "rows": rows}
 
 
 def over_seeds(curves: Sequence[dict[str, dict[str, float]]], heads: int) -> dict[str, dict[str, Any]]:

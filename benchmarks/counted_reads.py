@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,9 +74,10 @@ class CountingStorage(PassingStorage):
         self._requests.append(("list", folder, 0))
         return self.inner.list(folder)
 
-    def listed(self, folder: str = "") -> Any:
+    def listed(self, folder: str = "", without: Collection[str] = ()) -> Any:
         """As `ObjectStorage.listed`."""
-        return [{"path": key, "size": self.inner.size(key)} for key in self.list(folder)]
+        keys = (key for key in self.list(folder) if not key.startswith(tuple(f"{each}/" for each in without)))
+        return [{"path": key, "size": self.inner.size(key)} for key in keys]
 
     def _counted(self, kind: str, key: str, found: bytes) -> bytes:
         self._requests.append((kind, key, len(found)))

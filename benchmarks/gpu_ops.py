@@ -2,50 +2,40 @@
 
 The peers are the reference and, where PyTorch has a faster way, that one, each eager and compiled. Bytes and operations
 are the least that the op must move and do; the larger of their two times at the measured ceilings is the floor. An op
-counts as kept if it is right and faster than all of its peers.
+counts as kept if it is right and faster than all of its peers. Where several cuts are timed, the fastest right one is
+the row's, and `headspan_kernels.switches` should name it if the row is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import gpu
-from headspan_kernels import attention, fused, moments, reference
+from benchmarks.gpu_cases import Case, cases
+from headspan_kernels import attention, moments, reference
+from headspan_kernels.switches import capability
 
-# Three roundings to bf16, 2⁻⁸ each at most: weights, results, and inputs cast; sums of moments are float64.
-TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float64: 1e-10}
-# Seconds reserved for the tower and for `precompute`, which follow; peers are compiled only while more is left.
-RESERVE_SECONDS = 300.0
+# Three roundings of 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) each at most: weights, results, and inputs cast. Moments are float64.
+TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-10}
+# Seconds that compiling a peer may take; peers are compiled only while more is left.
+COMPILE_SECONDS = 15.0
 _BF16 = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Case:
-    """A row's name, its op, the arguments, and the least bytes and operations of a call."""
-
-    name: str
-    op: str
-    arguments: tuple[Any, ...]
-    bytes: float
-    flops: float
-    # Whether its products are float64.
-    exactly: bool = False
-    # Whether the reference is compiled too; a loop over the images of a batch would take minutes.
-    compiles: bool = True
-    # Other PyTorch functions for the same work, each with its arguments.
-    peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
 
 
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     """A row for each op: its error if it is wrong, and its time beside its peers'; and two ops' times by their cuts."""
-    checks = {case.name: gpu.or_why_not(lambda case=case: {"error": error(case)}) for case in cases(3)}  # type: ignore[misc]
-    work = cases(gpu.SIZES.batch)
+    few, work = ([*cases(batch), *cases(batch, torch.float16)] for batch in (3, gpu.SIZES.batch))
+    checks = {
+        case.name: {
+            name: gpu.or_why_not(lambda case=case, way=way: {"error": error(case, way)})  # type: ignore[misc]
+            for name, way in case.ways.items()
+        }
+        for case in few
+    }
     rows, wrong = {}, []
     for case in work:
         rows[case.name] = row = measure(case, checks[case.name], ceilings, left)
@@ -82,19 +72,19 @@ def moments_cuts(arguments: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
 
     return {
         str(tuple(cut)): gpu.or_why_not(lambda cut=cut: checked(cut))  # type: ignore[misc]
-        for cut in moments.candidates(gpu.SIZES.head_dim, moments.capability(heads.device))
+        for cut in moments.candidates(gpu.SIZES.head_dim, capability(heads.device))
     }
 
 
-def error(case: Case) -> float:
-    """The largest relative error of the op's results, at real sizes, against the reference in float64."""
+def error(case: Case, way: Callable[..., object]) -> float:
+    """The largest relative error of the results of `way`, at real sizes, against the reference in float64."""
     inputs = [value.clone() if isinstance(value, Tensor) else value for value in case.arguments]
     exact = [_exact(value) for value in case.arguments]
     if "attention" in case.op and isinstance(inputs[-1], Tensor):
         # The tensor that receives the patches: a number that is never written stays NaN.
         inputs[-1].fill_(torch.nan)
     # Ops that add in place return nothing; their last two arguments hold the results.
-    found = _tensors(getattr(fused, case.op)(*inputs)) or [inputs[-2], inputs[-1]]
+    found = _tensors(way(*inputs)) or [inputs[-2], inputs[-1]]
     wanted = _tensors(getattr(reference, case.op)(*exact)) or [exact[-2], exact[-1]]
     errors = [gpu.relative_error(got, want) for got, want in zip(found, wanted, strict=True)]
     # A tensor's maximum, since Python's may skip NaN.
@@ -111,27 +101,43 @@ def timed(work: Callable[..., object], arguments: tuple[Any, ...], compiled: boo
     return gpu.or_why_not(measured)
 
 
-def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Times of the fused op and of its peers, and the share of its floor; `checked` holds its error."""
-    row: dict[str, Any] = {"fused": timed(getattr(fused, case.op), case.arguments)}
+def measure(
+    case: Case, checked: dict[str, dict[str, Any]], ceilings: dict[str, Any], left: Callable[[], float]
+) -> dict[str, Any]:
+    """Times of the fused op and of its peers, and the share of its floor.
+
+    `checked` holds the error of each way to compute the op. The fastest of those that are right counts.
+    """
+    tolerance = TOLERANCE[case.dtype]
+    # Comparing so, NaN is wrong.
+    faults = {
+        name: found.get("failed", found.get("error"))
+        for name, found in checked.items()
+        if "failed" in found or not found["error"] <= tolerance
+    }
+    times = {name: timed(way, case.arguments) for name, way in case.ways.items()}
+    right = [name for name, time in times.items() if name not in faults and "ms" in time]
+    best_way = min(right, key=lambda name: times[name]["ms"], default=next(iter(times)))
+    row: dict[str, Any] = {"fused": times[best_way]}
     own = (getattr(reference, case.op), case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if left() > RESERVE_SECONDS and (case.compiles or name != "reference"):
+        if left() > COMPILE_SECONDS and (case.compiles or name != "reference"):
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
-    arithmetic = "fp64_tflop_s" if case.exactly else "bf16_tflop_s"
+    arithmetic = "fp64_tflop_s" if case.dtype == torch.float64 else "bf16_tflop_s"
     floors = {
         bound: least / ceilings[ceiling] / 1e9
         for bound, least, ceiling in (("memory", case.bytes, "copy_tb_s"), ("arithmetic", case.flops, arithmetic))
         if ceiling in ceilings
     }
     bound = max(floors, key=lambda name: floors[name], default=None)
-    if "failed" in checked:
-        row["wrong"] = checked["failed"]
-    elif not checked["error"] <= TOLERANCE[torch.float64 if case.exactly else _BF16]:
-        row["wrong"] = checked["error"]
+    if best_way in faults:
+        row["wrong"] = faults[best_way]
+    if case.cuts:
+        row["cut"] = best_way
+        row["cuts"] = {name: {"failed": faults[name]} if name in faults else time for name, time in times.items()}
     return {
         **row,
         "megabytes": round(case.bytes / 1e6, 1),
@@ -140,121 +146,8 @@ def measure(case: Case, checked: dict[str, Any], ceilings: dict[str, Any], left:
         "share_of_ceiling": None if ours is None or bound is None else round(floors[bound] / ours, 3),
         "times_faster": None if ours is None or best is None else round(best / ours, 2),
         "kept": bool("wrong" not in row and ours is not None and best is not None and best > ours),
+        "in_use": case.in_use,
     }
-
-
-def interpolated(
-    pixels: Tensor, where: reference.Placed, size: tuple[int, int], shift: Tensor, spread: Tensor
-) -> Tensor:
-    """`preprocess` of images of one size by PyTorch's antialiased resize, which does not round to grey levels."""
-    levels = F.interpolate(pixels.float(), (where.height, where.width), mode="bicubic", antialias=True)
-    kept = levels[:, :, where.top : where.top + size[0], where.left : where.left + size[1]]
-    return (kept.clamp(0, 255) - shift) / spread
-
-
-def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: Tensor, gram: Tensor) -> None:
-    """`add_moments` as one float64 product per head of rows that are padded to a multiple of 8.
-
-    A column of ones gives the sum; heads are read where they are, without a transposed copy.
-    """
-    _, layers, count, _ = heads.shape
-    size = gram.shape[-1]
-    padding = -(size + 1) % 8
-    used = scale != 0
-    terms = torch.where(used[:, None], F.pad(mean_and_bias, (0, 1), value=1.0), 0.0)
-    scaled = torch.where(used[:, None, None, None], heads.double() * scale[:, None, None, None], 0.0)
-    beside = F.pad(terms, (0, padding))[:, None, None].expand(-1, layers, count, -1)
-    rows = torch.cat([scaled, beside], dim=-1).flatten(1, 2).transpose(0, 1)
-    products = torch.bmm(rows.transpose(1, 2), rows)
-    total += products[:, size, :size].view_as(total)
-    gram += products[:, :size, :size].view_as(gram)
-
-
-def cropped(photo: tuple[int, int], side: int) -> reference.Placed:
-    """A photograph with its short side resized to `side`, of which the square in the middle is kept."""
-    long = int(side * max(photo) / min(photo))
-    height, width = (long, side) if photo[1] <= photo[0] else (side, long)
-    return reference.Placed(height, width, (height - side) // 2, (width - side) // 2)
-
-
-def pixels_read(photo: tuple[int, int], side: int) -> int:
-    """Source pixels of a photograph that its crop needs."""
-    where = cropped(photo, side)
-    count = 1
-    for source, target, first in ((photo[0], where.height, where.top), (photo[1], where.width, where.left)):
-        starts, weights = reference.taps(source, target, "bicubic")
-        count *= min(int(starts[first + side - 1]) + weights.shape[1], source) - int(starts[first])
-    return count
-
-
-def cases(batch: int) -> list[Case]:
-    """The calls of a forward pass, of the moments and of preprocessing."""
-    size = gpu.SIZES
-    rows, scores = batch * size.tokens, 4 * batch * size.tokens**2 * size.width
-    qkv = _draw(batch, size.tokens, 3 * size.width)
-    pooling = torch.full((1, size.tokens), 1 / size.tokens, device=gpu.DEVICE)
-    x, added, weight = _draw(batch, size.tokens, size.width), _draw(batch, size.tokens, size.width), _draw(size.width)
-    patches = torch.empty(batch, size.heads, size.tokens, size.head_dim, dtype=torch.float16, device=gpu.DEVICE)
-    emitted = patches.nbytes + 4 * batch * size.width
-    heads = torch.randn(batch, size.layers, size.heads, size.head_dim, device=gpu.DEVICE)
-    scale, mean_and_bias = torch.rand(batch, device=gpu.DEVICE), torch.randn(batch, 3, device=gpu.DEVICE)
-    own = size.head_dim + 3
-    total = torch.zeros(size.layers, size.heads, own, dtype=torch.float64, device=gpu.DEVICE)
-    gram = torch.zeros(size.layers, size.heads, own, own, dtype=torch.float64, device=gpu.DEVICE)
-    photos = torch.randint(0, 256, (batch, 3, *size.photo), dtype=torch.uint8, device=gpu.DEVICE)
-    where = cropped(size.photo, size.pixels)
-    square, mean, std = (size.pixels, size.pixels), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-    levels = [255 * torch.tensor(value, device=gpu.DEVICE)[:, None, None] for value in (mean, std)]
-    one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
-    return [
-        Case("attention_emit, heads", "attention_emit", (qkv, size.heads, None, False), 8 * rows * size.width, scores),
-        Case(
-            "attention_emit, heads and patches",
-            "attention_emit",
-            (qkv, size.heads, None, True, patches),
-            8 * rows * size.width + emitted,
-            scores,
-        ),
-        Case(
-            "attention_emit, mean of rows, patches",
-            "attention_emit",
-            (qkv, size.heads, pooling, True, patches),
-            8 * rows * size.width + emitted,
-            1.5 * scores,
-        ),
-        Case(
-            "pooled_attention, patches",
-            "pooled_attention",
-            (*one_row, True, patches),
-            4 * rows * size.width + emitted,
-            0,
-        ),
-        Case("add_layer_norm", "add_layer_norm", (x, added, weight, weight, 1e-5), 8 * rows * size.width, 0),
-        Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
-        Case(
-            "add_moments",
-            "add_moments",
-            (heads, scale.double(), mean_and_bias.double(), total, gram),
-            heads.nbytes + 2 * (total.nbytes + gram.nbytes),
-            # The whole Gram matrix, as a matrix product makes it.
-            2 * batch * gram.numel(),
-            exactly=True,
-            peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
-        ),
-        Case(
-            "preprocess",
-            "preprocess",
-            (list(photos), [where] * batch, square, mean, std, torch.float32),
-            3 * batch * (pixels_read(size.photo, size.pixels) + 4 * size.pixels**2),
-            0,
-            compiles=False,
-            peers={"F.interpolate": (interpolated, (photos, where, square, *levels))},
-        ),
-    ]
-
-
-def _draw(*shape: int) -> Tensor:
-    return torch.randn(shape, device=gpu.DEVICE, dtype=_BF16)
 
 
 def _exact(value: Any) -> Any:

@@ -3,25 +3,34 @@
 jaxtyping makes its checks of a function when the function is defined: for every function of a module that is imported,
 and for an inner function each time that it is defined. It also binds the arguments of each call, and checks them twice.
 Here a function's checks are made when it is first called, once for all functions of the same code, and a signature
-without arrays, which has no axes to compare, is checked by beartype alone.
+without arrays, which has no axes to compare, is checked by beartype alone. A call whose arguments and result have the
+types and shapes of an earlier call is not checked again, since the answer depends on nothing else.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, GeneratorType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import jaxtyping
+import numpy as np
+import torch
 from beartype import BeartypeConf, beartype
 
 _JAXTYPED = jaxtyping.jaxtyped
 # By code, what gives a function of that code its checks.
 _CHECKS: dict[CodeType, Callable[[FunctionType], Callable[..., Any]]] = {}
 _FUNCTION = "__beartype_func"
+# A longer word is none of the values that an annotation may name.
+_LONGEST_WORD = 40
+# Of larger collections, all items would be looked at.
+_MOST_VALUES = 16
+_ARRAYS = {np.ndarray, np.memmap, torch.Tensor, torch.nn.Parameter}
+_SIMPLE = {int, float, bool, bytes, type(None), GeneratorType}
 # As from jaxtyping, a TypeError: code that reads foreign files catches those.
 _CONFIG = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
 
@@ -103,7 +112,51 @@ def _with_axes(function: FunctionType, hints: dict[str, Any]) -> Callable[[Funct
     del template.__wrapped__
     template.__signature__ = signature.replace(parameters=[first, *others], return_annotation=result)  # type: ignore[attr-defined]
     check = _JAXTYPED(template, typechecker=beartype)
-    return lambda other: functools.partial(check, other)
+    # The kinds of results that were accepted, by the kinds of the arguments.
+    accepted: dict[Any, set[Any]] = {}
+    return lambda other: functools.partial(_checked_call, check, accepted, other)
+
+
+def _checked_call(
+    check: Callable[..., Any], accepted: dict[Any, set[Any]], function: FunctionType, /, *arguments: Any, **named: Any
+) -> Any:
+    """Call a function with checks, of which those that were passed by the same kinds of values are left out."""
+    __tracebackhide__ = True
+    asked = _kind((arguments, named))
+    if asked is None:
+        return check(function, *arguments, **named)
+    if asked in accepted:
+        result = function(*arguments, **named)
+        found = _kind(result)
+        if found is None or found not in accepted[asked]:
+            check(lambda *_, **__: result, *arguments, **named)
+    else:
+        result = check(function, *arguments, **named)
+        found = _kind(result)
+    if found is not None:
+        accepted.setdefault(asked, set()).add(found)
+    return result
+
+
+def _kind(value: Any) -> Any:
+    """All that a check depends on: type and shape, and the value of a word; None if that is not known."""
+    kind = type(value)
+    if kind in _ARRAYS:
+        return kind, value.dtype, value.shape
+    if kind is str:
+        return value if len(value) < _LONGEST_WORD else kind
+    if kind is list or issubclass(kind, tuple):
+        kinds = tuple(map(_kind, value)) if len(value) <= _MOST_VALUES else (None,)
+        return None if None in kinds else (kind, kinds)
+    if kind is dict:
+        kinds = tuple(map(_kind, (*value, *value.values()))) if len(value) <= _MOST_VALUES else (None,)
+        return None if None in kinds else (kind, kinds)
+    if kind in _SIMPLE or issubclass(kind, np.generic):
+        return kind
+    if isinstance(value, type):
+        return value
+    # Of other collections, more is checked than their type.
+    return None if isinstance(value, Iterable) or hasattr(value, "shape") else kind
 
 
 def _copy(function: Any) -> FunctionType:

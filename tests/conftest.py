@@ -5,7 +5,6 @@ The toy's parameters are all off their trivial values, and three of its seventy 
 
 from __future__ import annotations
 
-import atexit
 import gc
 import io
 import json
@@ -62,6 +61,8 @@ from headspan.run.image_encoder import forget_models  # noqa: E402
 from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
+from tests.run_folder import use_run_folder  # noqa: E402
+from tests.unsynced import do_not_sync  # noqa: E402
 from tests.warm_python import real_starts, warm_processes  # noqa: E402, F401
 
 # No test, nor a process that it starts, reads or writes the user's cache of headspan. What other libraries have cached
@@ -69,8 +70,9 @@ from tests.warm_python import real_starts, warm_processes  # noqa: E402, F401
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("HF_HOME", str(_CACHE / "huggingface"))
 os.environ.setdefault("TORCH_HOME", str(_CACHE / "torch"))
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="headspan-tests-")
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-", dir=use_run_folder())
+
+do_not_sync()
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
 TOY: dict[str, Any] = {

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headspan.config import PrecomputeSettings
 from headspan.decode import choice
 from headspan.decode.in_flight import UnitsInFlight
@@ -32,6 +34,7 @@ from headspan.shards.samples import SampleSpan
 from headspan.store import commit_records
 from headspan.store.write.commits import Commits
 from headspan.store.write.unit import StoreWriter
+from tests.unsynced import do_not_sync
 from tests.warm_python import be_warm, ended
 
 # The operations that change a store on disk.
@@ -57,8 +60,8 @@ BUCKET_STEPS: tuple[tuple[type, str], ...] = (
     (Commits, "_merge_group"),
     (StoreWriter, "write_moments"),
 )
-# So small that a shard of the toy is sent in several parts.
-PART_BYTES = 4096
+# So small that the larger files of the toy's plan are sent in several parts, and the larger shards of its units.
+PART_BYTES, UNIT_PART_BYTES = 4096, 64
 
 
 class Steps:
@@ -96,11 +99,17 @@ class Steps:
         return watched
 
 
+def part_of_toy(upload: StagedUpload) -> np.ndarray:
+    """Memory for a part of a file."""
+    return np.empty(UNIT_PART_BYTES if upload._key.startswith(("heads/c", "mlps/c")) else PART_BYTES, np.uint8)
+
+
 def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool) -> None:
     """Run precompute in the child, with its steps counted; decode in processes if asked."""
     choice.uses_processes = lambda device: processes
     steps = Steps(log, last)
     staged_upload.PART_BYTES = object_store.PART_BYTES = PART_BYTES
+    StagedUpload._new_part = part_of_toy  # type: ignore[method-assign]
     for owner, name in BUCKET_STEPS if is_object_store(settings.out) else STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
     spans = UnitsInFlight.spans
@@ -134,6 +143,8 @@ def main() -> None:
     """Carry out orders until the input ends."""
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     commit_records.GROUP_UNITS = 2
+    # The system has the files of a killed process, on its disk or not.
+    do_not_sync()
     encoder = pipeline.prepare(PrecomputeSettings.from_dict({**given, "out": "none"}))
     # Threads compute the checksums, and a forked child has none of them.
     _ = encoder.model.weights_sha256, encoder.model.text_sha256

@@ -56,10 +56,16 @@ def text_map(image: Contributions, text: Vector, heads: Sequence[Head], shape: t
 
 
 def contrast_map(
-    image: Contributions, first: Vector, second: Vector, heads: Sequence[Head], shape: tuple[int, int]
+    image: Contributions,
+    first: Vector,
+    second: Vector,
+    heads: Sequence[Head],
+    shape: tuple[int, int],
+    centred: bool = False,
 ) -> Map:
-    """Analysis 3: the map of the first text minus the map of the second."""
-    return text_map(image, first, heads, shape) - text_map(image, second, heads, shape)
+    """Analysis 3: the map of the first text minus the map of the second; `centred`, minus the mean of that."""
+    found = text_map(image, first, heads, shape) - text_map(image, second, heads, shape)
+    return found - found.sum() / found.size if centred else found
 
 
 def enlarged(found: Map, height: int, width: int) -> Float64[np.ndarray, "height width"]:

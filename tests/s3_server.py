@@ -166,6 +166,11 @@ class Server:
         bucket = self._moto.buckets[BUCKET].keys
         return {name.removeprefix(prefix): bucket[name].value for name in list(bucket) if name.startswith(prefix)}
 
+    def delete(self, prefix: str) -> None:
+        """Delete every object below a prefix. moto goes through all of the bucket's for each list."""
+        for name in [name for name in self._moto.buckets[BUCKET].keys if name.startswith(prefix)]:
+            self._moto.buckets[BUCKET].keys.pop(name)
+
     def uploads(self) -> list[str]:
         """The keys of unfinished uploads."""
         return [upload.key_name for upload in self._moto.buckets[BUCKET].multiparts.values()]
@@ -207,7 +212,7 @@ def serving() -> Iterator[Server]:
         # Parts of an upload may be small, so that a toy has several.
         with (
             patch.dict(os.environ, environment),
-            patch("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256),
+            patch("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 64),
             patch(
                 "moto.s3.models.utcnow",
                 lambda: datetime.fromtimestamp(time.time() + faults.ahead, UTC).replace(tzinfo=None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -150,3 +151,28 @@ def test_headspan_is_checked_in_tests() -> None:
     from headspan.texts.pool import Pool
 
     assert not accepted(Pool, (3, ("a",)), {})
+
+
+def test_a_call_like_an_accepted_one_is_not_checked_again_unless_its_result_differs() -> None:
+    def made(rows: Float32[np.ndarray, "row column"], shape: Any, name: str = "") -> Float32[np.ndarray, "row"]:
+        return np.zeros(shape.of, np.float32)
+
+    class Shape:
+        of = (2,)
+
+    calls: list[Any] = []
+    quick = checking.checked(made, typechecker=beartype)
+    shape = Shape()
+    assert accepted(quick, (zeros(2, 3), shape), {})
+    with pytest.MonkeyPatch.context() as patch:
+        bind = inspect.Signature.bind
+        patch.setattr(inspect.Signature, "bind", lambda *given, **named: calls.append(1) or bind(*given, **named))
+        assert accepted(quick, (zeros(2, 3), shape), {})
+        assert not calls
+        # The same kinds of arguments, but another result: refused, and refused again.
+        shape.of = (3,)
+        for _ in range(2):
+            assert not accepted(quick, (zeros(2, 3), shape), {})
+        assert accepted(quick, (zeros(3, 3), shape), {})
+        assert not accepted(quick, (zeros(2, 3).astype(np.float64), shape), {})
+        assert len(calls) >= 4

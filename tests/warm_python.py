@@ -30,6 +30,8 @@ from typing import Any
 
 import pytest
 
+from tests.unsynced import do_not_sync
+
 # Besides what these import, nothing may be loaded that starts threads: a forked process would wait for them forever.
 _LIBRARIES = (
     *("headspan.run.executors.device_main", "headspan.run.precompute", "headspan.cli.main", "headspan.explore.server"),
@@ -48,6 +50,11 @@ _DECODING = "; from headspan.decode.processes.worker import main; main("
 _SEVERAL = "cpu,cpu"
 _ONE_THREAD = {("OPENBLAS_NUM_THREADS", "1"), ("MKL_NUM_THREADS", "1")}
 _SUBREAPER = 36
+_END = b"end"
+# Importing the libraries takes some ten seconds of a core that is not shared.
+_LONGEST_SECONDS = 240
+# Held while a process is started: who adopts it is a setting of the whole process, whichever server forks it.
+_STARTING = threading.RLock()
 _ABOVE = 300
 _BEGIN = "from tests.warm_python import ended, serve; ended(serve({}))"
 
@@ -58,7 +65,8 @@ class _Server:
     def __init__(self, orders: socket.socket, pid: int, wait: Callable[[], object]) -> None:
         self.pid = pid
         self._socket, self._wait = orders, wait
-        self._lock = threading.Lock()
+        # A test that would wait for ever fails.
+        orders.settimeout(_LONGEST_SECONDS)
 
     def start(
         self,
@@ -80,12 +88,14 @@ class _Server:
             "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
             "ignored": [int(n) for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) == signal.SIG_IGN],
         }
-        with self._lock, _adopting():
+        with _STARTING, _adopting():
             socket.send_fds(self._socket, [json.dumps(order).encode()], [*standard, *files])
             return int(self._socket.recv(64))
 
     def end(self) -> None:
-        """Let the process end."""
+        """Let the process end, whoever else may still have the socket, such as a forked process."""
+        with suppress(OSError):
+            self._socket.send(_END)
         self._socket.close()
         self._wait()
 
@@ -213,11 +223,12 @@ def _usual_environments() -> list[frozenset[tuple[str, str]]]:
 def _server_for(environment: Any) -> _Server | None:
     """The server whose libraries have read what these would read; None if only a real start will do."""
     read = read_at_import(environment)
-    if read not in _servers:
-        if read not in _usual_environments():
-            return None
-        _servers[read] = _new_server(dict(environment))
-    return _servers[read]
+    with _STARTING:
+        if read not in _servers:
+            if read not in _usual_environments():
+                return None
+            _servers[read] = _new_server(dict(environment))
+        return _servers[read]
 
 
 def _program(args: Any) -> list[str] | None:
@@ -268,6 +279,7 @@ def real_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(number: int) -> Callable[[], None]:
     """Import the libraries and take orders on the socket `number`; returns what a forked process is to run."""
     orders = socket.socket(fileno=number)
+    do_not_sync()
     for name in _LIBRARIES:
         with suppress(ImportError):
             import_module(name)
@@ -282,7 +294,7 @@ def _served(orders: socket.socket) -> Callable[[], None]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         message, files, _, _ = socket.recv_fds(orders, 1 << 20, 64)
-        if not message:
+        if message in (b"", _END):
             os._exit(0)
         receiving, sending = os.pipe()
         between = os.fork()

@@ -22,6 +22,7 @@ ORDER = (
     "events",
     "errors",
     "background",
+    "forgetting",
     "user_paths",
     "member_names",
     "head_names",

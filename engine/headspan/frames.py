@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headspan.errors import HeadspanError, StoreError, counted
 from headspan.io.files import write_atomically
+from headspan.user_paths import file_to_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,16 +96,15 @@ class Tabular:
 def write_result(path: str | Path, data: bytes, what: str = "table") -> None:
     """Write the file of a result, replacing an earlier one; `what` names it in the error.
 
-    Raises StoreError if the file cannot be written.
+    Raises StoreError if the file cannot be written; no folder is made for it.
     """
-    if not Path(path).name:
-        raise StoreError(f"{str(path)!r}: the {what} cannot be written there (it is no file's name); name another file")
+    path = file_to_write(path, what)
     # Through a link, which stays a link.
     target = Path(os.path.realpath(path))
     try:
-        if Path(path).exists() and not (target.is_file() or target.is_dir()):
+        if path.exists() and not target.is_file():
             # A pipe or a device, such as /dev/null, is written to, never replaced.
-            with Path(path).open("ab") as file:
+            with path.open("ab") as file:
                 file.write(data)
             return
         write_atomically(target, [data])

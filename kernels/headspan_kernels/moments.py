@@ -21,6 +21,8 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from headspan_kernels.switches import capability
+
 
 class Tiles(NamedTuple):
     """Sizes of a launch: rows and columns of a tile, images per step, warps, steps in flight, registers per thread."""
@@ -50,11 +52,6 @@ def candidates(head_dim: int, capability: tuple[int, int] = (9, 0)) -> tuple[Til
         return (*large, *small)
     # Small tiles pad 80 to 96 instead of 128; with four warps, large ones spill registers.
     return (*small, Tiles(64, 16, 8, 2, 255))
-
-
-def capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability of a GPU; that of an H100 for tensors that are on none."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def add_moments(

@@ -1,6 +1,6 @@
 """Ops for CPUs: linear maps through oneDNN, and bf16 attention as plain products.
 
-    linear:    activation(x Wᵀ + b) in one call; W is stored in oneDNN's own block layout
+    linear, linear_act: x Wᵀ + b and activation(x Wᵀ + b) in one call; W is stored in oneDNN's own block layout
     attention: softmax(q kᵀ / √head_dim) v, for as many images at once as have scores that fit the cache
 
 The reference serves everything else, and also the types for which oneDNN is unavailable or not faster (`serves`).
@@ -20,7 +20,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from headspan_kernels import reference
 from headspan_kernels.reference import (
-    ACTIVATIONS,
     Emitted,
     add_layer_norm,
     add_moments,
@@ -37,6 +36,7 @@ __all__ = [
     "attention_weights",
     "layer_norm",
     "linear",
+    "linear_act",
     "pooled_attention",
     "preprocess",
 ]
@@ -86,20 +86,35 @@ def serves(dtype: torch.dtype) -> bool:
 
 
 def linear(
-    x: Float[Tensor, "*rows in"],
-    weight: Float[Tensor, "out in"],
-    bias: Float[Tensor, " out"] | None,
-    activation: str | None = None,
+    x: Float[Tensor, "*rows in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*rows out"]:
     """As `reference.linear`. A laid-out copy of `weight` lives as long as `weight`, which must not change."""
     if not x.numel() or not serves(x.dtype):
-        return reference.linear(x, weight, bias, activation)
+        return reference.linear(x, weight, bias)
+    return _multiplied(x, _laid(weight), bias, None)
+
+
+def linear_act(
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    activation: str,
+    gated: bool = False,
+) -> Float[Tensor, "*rows hidden"]:
+    """As `reference.linear_act`, with weights as in `linear`."""
+    if not x.numel() or not serves(x.dtype):
+        return reference.linear_act(x, weight, bias, activation, gated)
+    if activation in _FUSED and not gated:
+        return _multiplied(x, _laid(weight), bias, activation)
+    return reference.activated(_multiplied(x, _laid(weight), bias, None), activation, gated)
+
+
+def _laid(weight: Tensor) -> Tensor:
+    """The laid-out copy of `weight`, made in the first call."""
     packed = _laid_out.get(weight)
     if packed is None:
         packed = _laid_out[weight] = _reordered(weight)
-    if activation is None or activation in _FUSED:
-        return _multiplied(x, packed, bias, activation)
-    return ACTIVATIONS[activation](_multiplied(x, packed, bias, None))
+    return packed
 
 
 def _reordered(weight: Tensor) -> Tensor:

@@ -43,11 +43,23 @@ def linear(
     x: Float[Tensor, "*rows in"],
     weight: Float[Tensor, "out in"],
     bias: Float[Tensor, " out"] | None,
-    activation: str | None = None,
 ) -> Float[Tensor, "*rows out"]:
-    """`x Wᵀ + b`, followed by the named activation of `ACTIVATIONS`, if any."""
-    y = F.linear(x, weight, bias)
-    return y if activation is None else ACTIVATIONS[activation](y)
+    """`x Wᵀ + b`."""
+    return F.linear(x, weight, bias)
+
+
+def linear_act(
+    x: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    activation: str,
+    gated: bool = False,
+) -> Float[Tensor, "*rows hidden"]:
+    """`f(x Wᵀ + b)` with the named activation `f` of `ACTIVATIONS`.
+
+    If `gated`, `f` is applied to the first half of the columns only, which are then multiplied with the second half.
+    """
+    return activated(linear(x, weight, bias), activation, gated)
 
 
 def layer_norm(
@@ -251,6 +263,14 @@ def taps(source: int, target: int, mode: str) -> tuple[Int32[Tensor, " target"],
         weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
     weights = weights * (places < ends[:, None])
     return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def activated(y: Float[Tensor, "*rows out"], activation: str, gated: bool) -> Float[Tensor, "*rows hidden"]:
+    """The activation in `linear_act`, of the columns or, if `gated`, of their first half, times the second."""
+    if not gated:
+        return ACTIVATIONS[activation](y)
+    gate, y = y.chunk(2, dim=-1)
+    return ACTIVATIONS[activation](gate) * y
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:

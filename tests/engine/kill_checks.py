@@ -107,6 +107,10 @@ class InBucket:
         unfinished = [f"{key} (an upload)" for key in self.server.uploads() if key.startswith(parent)]
         return [*{key.partition("/")[0] for key in self.server.keys(parent)}, *unfinished]
 
+    def delete(self, out: Path | str) -> None:
+        """Delete a store that has been checked."""
+        self.server.delete(str(out).removeprefix(f"s3://{BUCKET}/") + "/")
+
     def wait_for_death(self) -> None:
         self.server.faults.ahead += 7200
 
@@ -149,11 +153,17 @@ def check_kill(
     return bool(killed["status"] == -9)
 
 
-def chosen_kills(steps: Sequence[str], seconds: float, at_steps: int, at_random: int) -> list[dict[str, Any]]:
-    """Orders to kill a run: at the first and last of every kind of step, at others at random, and at random moments."""
+def chosen_kills(
+    steps: Sequence[str], seconds: float, at_steps: int, at_random: int, before_steps: bool = True
+) -> list[dict[str, Any]]:
+    """Orders to kill a run: at the first and last of every kind of step, at others at random, and at random moments.
+
+    Just before a step, the store is as it was after the step before: `before_steps` says whether to kill there too.
+    """
     draw = random.Random(0)
-    first = {steps.index(kind) for kind in set(steps)}
-    last = {len(steps) - 1 - steps[::-1].index(kind) for kind in set(steps)}
+    kinds = {kind for kind in steps if before_steps or not kind.startswith("before ")}
+    first = {steps.index(kind) for kind in kinds}
+    last = {len(steps) - 1 - steps[::-1].index(kind) for kind in kinds}
     chosen = sorted(first | last)
     chosen += draw.sample(sorted(set(range(len(steps))) - set(chosen)), max(0, at_steps - len(chosen)))
     orders: list[dict[str, Any]] = [{"last": step} for step in chosen]

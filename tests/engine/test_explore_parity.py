@@ -124,6 +124,12 @@ def test_contrasts_of_two_texts_are_those_of_the_float64_computation(
     found = contrast(toy_store, images, first.astype(np.float32), second.astype(np.float32), heads).maps[:, 0]
     # The texts are nearly orthogonal, so the maps' difference is as large as the maps.
     assert relative_error(found, wanted) < FLOAT16_STORE
+    texts = [each.astype(np.float32) for each in known.texts]
+    centred = contrast(toy_store, images, *texts, heads, centred=True)
+    wanted = [oracle.contrast_map(known.images[image], first, second, heads, GRID, centred=True) for image in images]
+    assert relative_error(centred.maps[:, 0], wanted) < FLOAT16_STORE
+    back = contrast(toy_store, images, *texts[::-1], heads, centred=True)
+    assert (back.maps == -centred.maps).all()
 
 
 def test_maps_are_enlarged_linearly_between_the_centres_of_patches() -> None:

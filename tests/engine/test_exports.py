@@ -21,6 +21,7 @@ from headspan.concepts.votes import read_votes
 from headspan.errors import StoreError
 from headspan.frames import Tabular
 from tests.conftest import ToyRun
+from tests.engine.test_query_image import refuse_the_model
 
 POOL = hs.Pool(
     "pool",
@@ -190,10 +191,10 @@ def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stay
     (tmp_path / "folder.csv").mkdir()
     assert main(["label", str(path), "--csv", str(tmp_path / "folder.csv")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"headspan: {tmp_path / 'folder.csv'}: the table cannot be written there (Is a directory); name another file"
+        f"headspan: {tmp_path / 'folder.csv'}: the table cannot be written there (it is a folder); name a file"
     )
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=r"cannot be written there \(.*file is a file\); make the folder, or name"):
         Table({"a": [1]}).to_json(tmp_path / "file" / "below.json")
     for name in ("", ".", "/"):
         with pytest.raises(StoreError, match=r"the table cannot be written there \(it is no file's name\)"):
@@ -201,6 +202,50 @@ def test_a_table_that_cannot_be_written_is_one_sentence_and_an_earlier_file_stay
     with pytest.raises(StoreError):
         Table({"a": [1]}).to_parquet(tmp_path / "folder.csv")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.csv"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("textspan", ("--texts", "world", "--run", "new", "--csv")),
+        ("label", ("--json",)),
+        ("info", ("--parquet",)),
+        ("report", ("--out",)),
+        ("segment", ("--image", "1", "--text", "never embedded", "--out")),
+        ("contrast", ("--image", "1", "--text", "never embedded", "--against", "neither", "--out")),
+        ("nearest", ("--text", "never embedded", "--out")),
+        ("agreement", ("--write",)),
+        ("export", ("--format", "npy", "--to")),
+        ("export", ("--atlas", "--to")),
+        ("describe train", ("--language-model", "none", "--out", "adapter", "--plot")),
+        ("features show", ("--out",)),
+        ("pool", ("--llm", "none", "--ask", "texts", "--count", "1", "--dry-run", "--out")),
+    ],
+)
+def test_no_command_makes_the_mistyped_folder_of_a_file(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    flags: tuple[str, ...],
+) -> None:
+    refuse_the_model(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = Path("~/typo") / {"--plot": "a.png", "--to": "a.parquet"}.get(flags[-1], "a")
+    store = [] if command == "pool" else [str(path)]
+    assert main([*command.split(), *store, *flags, str(file)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(
+        f"cannot be written there (there is no folder {tmp_path / 'typo'}); make the folder, or name another file"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_home_folder_may_be_named_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Table({"a": [1]}).to_csv("~/table.csv")
+    assert (tmp_path / "table.csv").read_text() == "a\n1\n"
 
 
 def test_links_and_pipes_are_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from tests.engine.kill_checks import InBucket, KilledRuns, OnDisk, check_kill, c
 from tests.s3_server import Server, serving
 
 UNIT_IMAGES = 2
-AT_STEPS, AT_RANDOM = 24, 8
-IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM = 52, 8
+AT_STEPS, AT_RANDOM = 24, 4
+# In the bucket, in pieces.
+IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM, PIECES = 52, 8, 10
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +70,22 @@ def reference(whole: tuple[Path, dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array[...]) for name, array in hs.open(whole[0]).contents.row_arrays()}
 
 
+@pytest.mark.parametrize("before_steps", [False, pytest.param(True, marks=pytest.mark.full_size)])
 def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_store_and_repeats_only_units_in_flight(
-    runs: KilledRuns, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray], tmp_path: Path
+    before_steps: bool,
+    runs: KilledRuns,
+    whole: tuple[Path, dict[str, Any]],
+    reference: dict[str, np.ndarray],
+    tmp_path: Path,
 ) -> None:
     path, done = whole
     place, wanted, kills = OnDisk(tmp_path), relative_files(path), 0
-    for number, order in enumerate(chosen_kills(done["steps"], done["seconds"], AT_STEPS, AT_RANDOM)):
+    orders = chosen_kills(done["steps"], done["seconds"], AT_STEPS, AT_RANDOM, before_steps)
+    for number, order in enumerate(orders):
         out = place.new(str(number))
         kills += check_kill(runs, out, place, order, wanted, reference)
         assert place.beside(out) == ["run.zarr"], order
-    assert kills > AT_STEPS
+    assert kills >= AT_STEPS
     assert verify(hs.open(out)).problems == ()
 
 
@@ -140,40 +147,40 @@ def some_faults(seed: int) -> Any:
     return lambda request: draw.choices((None, "busy", "lost", "cut", "half", 0.05), (90, 2, 2, 2, 2, 2))[0]
 
 
-def in_bucket(runs: KilledRuns, place: InBucket, name: str, **order: Any) -> dict[str, Any]:
-    """The answer about a run that writes a store in a bucket."""
-    return runs.run(place.new(name), **order)
+@pytest.fixture(scope="module")
+def in_bucket(runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    """The answer about a run into the bucket that was not killed, whose store is that of the run on disk."""
+    place = InBucket(server, "whole")
+    done = runs.run(place.new("0"))
+    assert done["status"] == 0
+    assert place.files(place.new("0")) == relative_files(whole[0])
+    place.delete(place.new("0"))
+    return done
 
 
 def check_kills_in_bucket(
-    runs: KilledRuns,
-    server: Server,
-    whole: Path,
-    reference: dict[str, np.ndarray],
-    kills: tuple[int, int] | list[dict[str, Any]],
+    runs: KilledRuns, server: Server, whole: Path, reference: dict[str, np.ndarray], orders: list[dict[str, Any]]
 ) -> int:
     """Kill runs that write to the bucket, with faults, and resume them. Returns how many were killed.
 
-    Their stores equal the one on disk, object by object. The pages before it describe `kills`.
+    Their stores equal the one on disk, object by object.
     """
     wanted, place = relative_files(whole), InBucket(server, "killed")
-    done = in_bucket(runs, place, "whole")
-    assert done["status"] == 0
-    assert place.files(place.new("whole")) == wanted
-    orders = kills if isinstance(kills, list) else chosen_kills(done["steps"], done["seconds"], *kills)
     count, failures = 0, []
     for number, order in enumerate(orders):
-        server.faults.fault = some_faults(number)
+        server.faults.fault = some_faults(order.get("last", number))
+        out = place.new(str(number))
         try:
-            out = place.new(str(number))
             count += check_kill(runs, out, place, order, wanted, reference)
-            # Uploads that the killed process left unfinished are removed by whoever opens the store an hour later.
-            assert runs.run(out)["status"] == 0
+            if place.beside(out) != ["run.zarr"]:
+                # Uploads of the killed process that were too young are removed by whoever opens the store later.
+                assert runs.run(out)["status"] == 0
             assert place.beside(out) == ["run.zarr"], order
         except AssertionError as error:
             failures.append((order, str(error), list(server.faults.recent)))
         finally:
             server.faults.fault = lambda request: None
+            place.delete(out)
     assert not failures
     return count
 
@@ -186,11 +193,20 @@ def test_a_run_killed_while_it_writes_to_a_bucket_is_resumed_to_the_store_on_dis
 
 
 @pytest.mark.full_size
+@pytest.mark.parametrize("piece", range(PIECES))
 def test_a_run_killed_at_any_moment_while_it_writes_to_a_bucket_is_resumed_to_the_store_on_disk(
-    runs: KilledRuns, server: Server, whole: tuple[Path, dict[str, Any]], reference: dict[str, np.ndarray]
+    piece: int,
+    in_bucket: dict[str, Any],
+    runs: KilledRuns,
+    server: Server,
+    whole: tuple[Path, dict[str, Any]],
+    reference: dict[str, np.ndarray],
 ) -> None:
-    kills = check_kills_in_bucket(runs, server, whole[0], reference, (IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM))
-    assert kills > IN_BUCKET_AT_STEPS
+    orders = chosen_kills(in_bucket["steps"], in_bucket["seconds"], IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM)
+    server.faults.injected.clear()
+    orders = orders[piece::PIECES]
+    kills = check_kills_in_bucket(runs, server, whole[0], reference, orders)
+    assert kills >= sum("last" in order for order in orders)
     assert all(server.faults.injected[fault] for fault in ("busy", "lost", "cut", "half", "slow"))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -13,15 +15,16 @@ import pytest
 
 import headspan as hs
 from headspan.errors import HeadspanError, StoreError
-from headspan.io import object_store, staged_upload
+from headspan.io import object_store, ranged, staged_upload
 from headspan.io.buckets import client, endpoint
 from headspan.io.locations import StoreURL
 from headspan.io.object_store import ObjectStorage
 from headspan.io.storage import StagedObject, Storage, named
 from headspan.member_names import MemberNames
 from headspan.run.plan_ahead import begun_plan
-from headspan.store import schema
+from headspan.store import results, schema
 from headspan.store.write import plan_claim
+from headspan.store.write.analyses import remove, save
 from headspan.store.write.unit import StoreWriter
 from tests.conftest import relative_files
 from tests.engine.test_unit_writer import SHARD_BYTES, moments, new_store, numbers, planned_here
@@ -146,6 +149,66 @@ def test_an_operation_succeeds_although_a_request_fails(
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("abort", ["half", "denied"])
+def test_an_upload_that_succeeded_counts_although_its_answer_was_cut_and_its_abort_fails(
+    abort: str, server: Server
+) -> None:
+    one, data = storage(), bytes(range(256)) * 10
+    server.faults.fault = lambda request: {"complete": "half", "abort": abort}.get(request.kind)
+    with one.stage("large") as staged:
+        staged.write(data)
+        assert staged.finish() == (len(data), google_crc32c.value(data))
+    assert server.faults.counted["abort"] == 1
+    assert one.publish("large", one.token)
+    assert server.keys("run.zarr/") == {"large": data}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_clean_up_that_the_server_refuses_fails_no_run(server: Server) -> None:
+    one, dead = storage(), storage()
+    dead.stage("old").write(bytes(2 * PART))
+    with one.stage("a") as staged:
+        staged.write(bytes(2 * PART))
+        staged.finish()
+    server.faults.fault = lambda request: "denied" if request.kind in ("delete", "abort") else None
+    assert one.publish("a", one.token)
+    one.discard("a", one.token)
+    server.faults.ahead = 3700
+    storage().remove_abandoned()
+    server.faults.fault = lambda request: "half" if request.kind == "uploads" else None
+    storage().remove_abandoned()
+    assert set(server.keys("run.zarr/")) == {"a"}
+    assert len(server.uploads()) == 1
+    # Whoever is asked later deletes the rest.
+    server.faults.fault = lambda request: None
+    storage().remove_abandoned()
+    assert not server.uploads()
+
+
+def test_memory_of_parts_is_used_again_only_after_they_are_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, small_parts: None
+) -> None:
+    free: deque[np.ndarray] = deque()
+    monkeypatch.setattr(staged_upload, "_free", free)
+    one, arrives = storage(), threading.Event()
+    server.faults.fault = lambda request: arrives if request.kind == "part" else None
+    data = np.random.default_rng(0).bytes(3 * PART)
+    with one.stage("a") as staged:
+        # The first two are on their way to a server that does not read them yet.
+        staged.write(data)
+        assert not free
+        arrives.set()
+        staged.finish()
+    del staged
+    assert len({id(part) for part in free}) == 3
+    with one.stage("b") as staged:
+        staged.write(data[::-1])
+        staged.finish()
+    assert server.keys("run.zarr/records/staged/") == {f"{one.token}/a": data, f"{one.token}/b": data[::-1]}
+    assert len({id(part) for part in free}) <= 4
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_an_interrupted_or_failed_upload_leaves_nothing(server: Server) -> None:
     one = storage()
 
@@ -216,6 +279,32 @@ def test_a_store_in_a_bucket_has_the_bytes_of_one_on_disk(server: Server, tmp_pa
     assert all(fill(store))
     store.finish()
     assert same_as_on_disk(server, tmp_path)
+
+
+def test_the_size_of_a_large_store_is_told_without_listing_its_shards(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(StoreWriter(new_store(url())))
+    wanted = sum(map(len, server.keys("run.zarr/").values()))
+    left_out: list[list[str]] = []
+    listed = ObjectStorage.listed
+
+    def noted(self: ObjectStorage, folder: str = "", without: Collection[str] = ()) -> list[dict[str, Any]]:
+        found = listed(self, folder, without)
+        left_out.append([*without])
+        assert not [each for each in found if each["path"].startswith(tuple(f"{one}/" for one in without))]
+        return found
+
+    monkeypatch.setattr(ObjectStorage, "listed", noted)
+    for least in (1000, 1):
+        monkeypatch.setattr(ranged, "_LISTED_AT_ONCE", least)
+        store = hs.open(url())
+        assert store.contents.records
+        server.faults.counted.clear()
+        left_out.clear()
+        assert store.stored_bytes == wanted
+        assert server.faults.counted["list"] == len(left_out[0]) + 1
+    assert "heads/c" in left_out[0]
 
 
 def test_two_planners_leave_one_plan(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +393,46 @@ def fill_first(store: StoreWriter) -> None:
     with store.begin(unit) as writer:
         writer.put(rows, np.ones(len(rows), bool), numbers(rows))
         writer.commit(moments(), [])
+
+
+def test_two_processes_that_save_one_name_leave_the_result_of_one_of_them(server: Server) -> None:
+    fill(StoreWriter(new_store(url())))
+    arrays = [{"a": (np.full(5, value), ("x",)), "b": (np.full(3, value), ("y",))} for value in (1.0, 2.0)]
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> Fault:
+        # The first process has copied some of its files.
+        if request.kind == "copy" and "/labels/x/" in request.key and waits.is_set() is False:
+            waits.set()
+            return goes_on
+        return None
+
+    server.faults.fault = hold
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(save, hs.open(url()), "labels", "x", arrays[0], {"number": 1})
+        while not waits.wait(0.1):
+            assert not first.done()
+        with pytest.raises(StoreError, match=r"labels/x: another process is writing this run; .* again in 10 min$"):
+            save(hs.open(url()), "labels", "x", arrays[1], {"number": 2})
+        goes_on.set()
+        first.result()
+    found, settings = results.load(hs.open(url()), "labels", "x")
+    assert settings == {"number": 1}
+    assert {name: set(values) for name, values in found.items()} == {"a": {1.0}, "b": {1.0}}
+    assert not [key for key in server.keys("run.zarr/") if "claim" in key or "/." in key]
+
+
+def test_the_claim_of_a_killed_process_on_a_result_ends_after_ten_minutes(server: Server) -> None:
+    fill(StoreWriter(new_store(url())))
+    values = {"a": (np.arange(5.0), ("x",))}
+    storage().put_if_absent("records/results/labels/x.claim-3", b"killed")
+    server.faults.ahead = 500
+    with pytest.raises(StoreError, match=r"if that process was killed, run this one again in 2 min$"):
+        save(hs.open(url()), "labels", "x", values, {})
+    server.faults.ahead = 700
+    save(hs.open(url()), "labels", "x", values, {})
+    remove(hs.open(url()), "labels", "x")
+    assert not [key for key in server.keys("run.zarr/") if "labels/x" in key]
 
 
 def denied(server: Server) -> None:

@@ -15,11 +15,15 @@ from PIL import Image
 
 import headspan as hs
 from headspan.errors import HeadspanError, SettingsError, SourceError
+from headspan.events import Progress
 from headspan.explore.query.image_cache import images_folder
 from headspan.explore.query.query_image import QueryImage, listed, query_image
 from headspan.run.image_encoder import forget_models
 from tests.conftest import BROKEN_ROWS, ToyRun, encoded_image, relative_files, write_tar
+from tests.engine.test_network_sources import Server, server
 from tests.tolerances import BFLOAT16_PASS, FLOAT16_PASS, FLOAT16_STORE, ORACLE_FLOAT32, relative_error
+
+__all__ = ["server"]
 
 ARRAYS = ("norm", "embedding", "heads", "patches")
 
@@ -266,6 +270,31 @@ def test_a_shard_that_is_gone_leaves_what_needs_only_the_store(
             query_image(store, 2, with_patches=True, shards=shards[:1])
     finally:
         moved.rename(shard)
+
+
+def test_a_remote_shard_that_is_gone_is_refused_before_the_model_is_loaded(
+    toy_run: ToyRun, without_patches: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in toy_run.shards[1:]:
+        (server.folder / shard.name).write_bytes(shard.read_bytes())
+    shards = [server.url(shard.name) for shard in toy_run.shards]
+    store, events = hs.open(without_patches), list[Progress]()
+    refuse_the_model(monkeypatch)
+    for images in (2, [66, 2]):
+        with pytest.raises(
+            SourceError,
+            match=r"holds no patches, and image 2 \(00002\) cannot be read again for its map \(http://127\.0\.0\.1:\d+/"
+            r"000\.tar\?…: .*\); correct --shards; queries for neighbours and scores need only the store$",
+        ):
+            hs.explore.segment(store, images, "never embedded", shards=shards)
+    # What the other shards hold is shown.
+    pictures = hs.explore.whole_pictures(store, [2, 66], events.append, shards=shards)
+    assert [picture is None for picture in pictures] == [True, False]
+    (event,) = events
+    assert event.note.startswith("a map is drawn without its picture: http://127.0.0.1:")
+    # Servers and commands that only the store names are not asked.
+    with pytest.raises(SourceError, match=r"image 2 .*: is a command, which is not run.*; correct --shards; queries"):
+        hs.explore.segment(store, 2, "never embedded", shards=[f"pipe:curl {url}" for url in shards])
 
 
 def test_a_shard_with_another_image_at_the_place_is_not_believed(without_patches: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from headspan.originals.seen_part import Box, seen_part
 from headspan.plots.colours import AGAINST, FOR, map_colours
 from headspan.plots.overlays import Style, overlay
 from tests.conftest import ToyRun, relative_files
-from tests.engine.test_query_image import encoded_of, key_of
+from tests.engine.test_query_image import encoded_of, key_of, refuse_the_model
 from tests.tolerances import FLOAT16_STORE, FLOAT32_SUM, relative_error
 
 SOME_HEADS = [(0, 2), (2, 0), (1, 1)]
@@ -357,15 +357,36 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
         (["--image", os.devnull], "neither an index"),
         (["--image", __file__], "is no image that headspan can use"),
         (["--image", "4", "--out", f"{__file__}/map.png"], "the picture cannot be written there"),
-        (["--image", "4", "--opacity", "2", "--out", "map.png"], "opacity 2.0: give"),
+        (["--image", "4", "--opacity", "2"], "opacity 2.0: give"),
+        (["--image", "4", "--image", __file__], "is no image that headspan can use"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_map_in_one_sentence(
-    toy_run: ToyRun, capsys: pytest.CaptureFixture[str], given: list[str], complaint: str
+def test_the_command_refuses_what_it_cannot_map_before_it_loads_the_model(
+    toy_run: ToyRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    complaint: str,
 ) -> None:
-    assert main(["segment", str(toy_run.path), "--text", "a cat", *given]) == 2
-    (last,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("headspan:")]
-    assert complaint in last
+    refuse_the_model(monkeypatch)
+    for command in (
+        ["segment", "--text", "never embedded"],
+        ["contrast", "--text", "never embedded", "--against", "x"],
+    ):
+        assert main([command[0], str(toy_run.path), *command[1:], *given]) == 2
+        (last,) = capsys.readouterr().err.splitlines()
+        assert complaint in last
+
+
+def test_maps_of_one_head_refuse_images_before_the_model_is_loaded(
+    toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_the_model(monkeypatch)
+    for images, complaint in ((99, "image 99 does not exist"), ([0, __file__], "is no image that headspan can use")):
+        with pytest.raises(HeadspanError, match=complaint):
+            hs.explore.head_maps(toy_store, "never embedded", (1, 2), images)
+    with pytest.raises(SettingsError, match="layer 9"):
+        hs.explore.head_maps(toy_store, "never embedded", (9, 0), 0)
 
 
 def test_a_result_is_frozen(toy_store: hs.Store) -> None:

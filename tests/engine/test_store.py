@@ -114,6 +114,10 @@ def test_rows_samples_and_arrays_count_the_same_images(toy_run: ToyRun) -> None:
         store = hs.open(toy_run.path, include_failed=include_failed)
         assert store.rows.tolist() == rows
         assert store.samples()["row"].to_pylist() == rows
+        asked = [[5, 0, 69], [-1, PLANNED, 66]]
+        wanted = [[rows.index(row) if row in rows else -1 for row in line] for line in asked]
+        assert store.images_of_rows(np.array(asked)).tolist() == wanted
+        assert store.images_of_rows(store.rows[::-1]).tolist() == list(range(len(rows)))[::-1]
         assert store.samples()["caption"].to_pylist() == [f"caption {row}" for row in rows]
         assert [int(key) for key in store.samples()["key"].to_pylist()] == rows
         assert len(store.embedding) == len(store.head(0, 0)) == len(store.mlps()) == store.images == len(rows)
@@ -324,6 +328,7 @@ def test_a_store_without_finished_units_is_empty_and_has_no_moments(unfinished: 
     assert store.images == 0
     assert not store.complete
     assert store.head(0, 0).shape == (0, JOINT)
+    assert store.images_of_rows(np.array([0, -1])).tolist() == [-1, -1]
     assert store.samples().num_rows == 0
     with pytest.raises(StoreError, match=r"copy\.zarr: no unit is finished yet; run the same precompute command"):
         store.moments()

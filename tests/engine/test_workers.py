@@ -627,14 +627,15 @@ class WrittenStore(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
+@pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.full_size)])
 def test_any_sequence_of_appends_crashes_and_resumes_of_two_writers_keeps_committed_units(
-    planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    examples: int, planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commit_records, "GROUP_UNITS", 2)
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)
     WrittenStore.planned, WrittenStore.folder = planned, tmp_path_factory.mktemp("machine")
     hypothesis_run = settings(
-        max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
     )
     run_state_machine_as_test(WrittenStore, settings=hypothesis_run)
 

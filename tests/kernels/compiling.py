@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 # The kernel's name, what was compiled, its arguments by name, and the grid.
 Launched = Callable[[str, Any, dict[str, Any], Sequence[int]], None]
@@ -53,6 +54,8 @@ def launch_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         copies: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
         def moved(argument: Any) -> Any:
+            if isinstance(argument, TensorDescriptor):
+                return replace(argument, base=moved(argument.base))
             if not isinstance(argument, torch.Tensor) or argument.is_cuda:
                 return argument
             storage = argument.untyped_storage()

@@ -46,11 +46,17 @@ def of_models() -> Shapes:
     from headspan.model.convert import _tower_of, _without_numbers, unsupported_reason
 
     found: dict[str, set[Any]] = {name: set() for name in Shapes._fields}
+    # Many models differ in their weights or texts only.
+    towers = set()
     for name in list_models():
         # Configs that a user, or another test, has registered are not open_clip's own.
         if not (Path(open_clip.__file__).parent / "model_configs" / f"{name}.json").is_file():
             continue
         config = get_model_config(name)
+        of_tower = json.dumps([config["embed_dim"], config["vision_cfg"], config.get("quick_gelu")], sort_keys=True)
+        if of_tower in towers:
+            continue
+        towers.add(of_tower)
         if unsupported_reason(config) is None:
             vision = {**config["vision_cfg"], "timm_model_pretrained": False}
             tower = _tower_of(_without_numbers(config["embed_dim"], vision, bool(config.get("quick_gelu"))))

@@ -28,16 +28,18 @@ if reason := why_not_compiled():
 
 from triton import knobs
 
-from headspan_kernels import fused, moments, reference
+from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels.switches import Cut
 from tests.kernels.compiling import hand_launches_on
 
 pytestmark = DEPRECATIONS
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # Bytes of shared memory that one program may take (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # The tensor-core instructions on sm_90: of a warp group, or in float64 of a warp.
 TENSOR_CORES = {
-    **dict.fromkeys(("attend", "attend_row", "pool_patches"), "HGMMA"),
+    **dict.fromkeys(("attend", "attend_row", "pool_patches", "multiply"), "HGMMA"),
     "accumulate": "DMMA",
 }
 
@@ -129,6 +131,13 @@ def add_moments(head_dim: int, capability: tuple[int, int] = (9, 0), cuts: int =
         moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
 
 
+def linear_act(cut: Cut, gated: bool, dtype: torch.dtype = BF16) -> None:
+    weight = meta(2048 if gated else 1024, 1024, dtype=dtype)
+    linear.linear_act_cut(
+        cut, meta(3, 257, 1024, dtype=dtype), weight, meta(len(weight), dtype=dtype), "silu" if gated else "gelu", gated
+    )
+
+
 def preprocess() -> None:
     images = [meta(3, 480, 640, dtype=torch.uint8), meta(1, 1, 2, dtype=torch.uint8)]
     placed = [reference.Placed(224, 298, 0, 37), reference.Placed(224, 224, 0, 0, rows_first=True)]
@@ -140,7 +149,6 @@ def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
     return max(resources(binary, folder).registers for binary in launcher.made[name])
 
 
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
 # Those marked full_size differ from others in a constant; run them when block sizes or Tritons change.
 slow, by_hand = pytest.mark.slow, pytest.mark.full_size
@@ -189,6 +197,8 @@ def test_sixteen_warps_of_attention_fit_a_multiprocessor(
     [
         (90, lambda: add_moments(64)),
         (90, preprocess),
+        (90, lambda: linear_act(linear.candidates()[0], False)),
+        (90, lambda: linear_act(linear.candidates(gated=True)[0], True)),
         (100, lambda: add_moments(64, (10, 0))),
         pytest.param(90, lambda: add_moments(104), marks=slow),
         pytest.param(80, lambda: add_moments(64), marks=slow),
@@ -197,6 +207,18 @@ def test_sixteen_warps_of_attention_fit_a_multiprocessor(
 )
 def test_the_kernels_after_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
     work()
+    check(launcher, tmp_path)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize("launcher", [90], indirect=True)
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("gated", [False, True])
+def test_every_tile_of_a_linear_map_that_a_benchmark_tries_fits_the_gpu(
+    launcher: Launcher, gated: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    for cut in linear.candidates(gated):
+        linear_act(cut, gated, dtype)
     check(launcher, tmp_path)
 
 

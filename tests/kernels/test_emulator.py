@@ -20,7 +20,8 @@ if reason := why_not_compiled():
 import triton
 import triton.language as tl
 
-from headspan_kernels import fused, reference
+from headspan_kernels import fused, linear, reference
+from headspan_kernels.switches import Cut
 from tests import tolerances
 from tests.kernels.compiling import hand_launches_on
 from tests.kernels.emulator.launch import run
@@ -127,6 +128,29 @@ def test_a_kernel_that_does_not_wait_is_noticed(emulate: Callable[..., None], in
     for _ in range(TRIES):
         try:
             found, wanted = attention()
+            noticed += not relative_error(found.float(), wanted.float()) < 0.1
+        except Fault:
+            noticed += 1
+    assert noticed
+
+
+def linear_act() -> tuple[torch.Tensor, torch.Tensor]:
+    """The compiled kernel's linear map with its activation, two halves of a tile, and the reference's."""
+    x, weight = torch.randn(64, 96).bfloat16(), torch.randn(32, 96).bfloat16()
+    found = linear.linear_act_cut(Cut(64, 32, 32, 4, 2, 1), x, weight, None, "quick_gelu")
+    return found, reference.linear_act(x, weight, None, "quick_gelu")
+
+
+@pytest.mark.parametrize("instruction", ["@!complete bra", "cp.async.bulk.wait_group.read", "bar.sync"])
+def test_a_kernel_that_does_not_wait_for_bulk_copies_is_noticed(emulate: Callable[..., None], instruction: str) -> None:
+    emulate()
+    found, wanted = linear_act()
+    assert relative_error(found.float(), wanted.float()) < 3 * tolerances.BFLOAT16_ROUNDING
+    emulate(without(instruction))
+    noticed = 0
+    for _ in range(TRIES):
+        try:
+            found, wanted = linear_act()
             noticed += not relative_error(found.float(), wanted.float()) < 0.1
         except Fault:
             noticed += 1

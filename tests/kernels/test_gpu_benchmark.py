@@ -20,8 +20,9 @@ if not INTERPRETED:
     pytest.skip("needs a process with TRITON_INTERPRET=1; tools/check.py starts one", allow_module_level=True)
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
-from benchmarks import gpu_ops
-from headspan_kernels import fused, reference
+from benchmarks import gpu_cases, gpu_ops
+from headspan_kernels import fused, linear, reference
+from headspan_kernels.switches import Cut
 
 pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
 
@@ -48,6 +49,10 @@ def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.setattr(torch.cuda, name, lambda found=found: found)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    # The real tiles are much larger than the toy.
+    small = (Cut(32, 32, 16, 4, 1, 1), Cut(32, 16, 32, 4, 1, 1))
+    monkeypatch.setattr(linear, "candidates", lambda gated=False: small)
+    # The interpreter truncates to bfloat16.
     monkeypatch.setitem(gpu_ops.TOLERANCE, torch.bfloat16, 3 * tolerances.BFLOAT16_ROUNDING)
 
     def run() -> dict[str, Any]:
@@ -80,6 +85,16 @@ def test_the_gpu_benchmark_runs_at_toy_size(run_toy: Callable[[], dict[str, Any]
     assert ops["wrong"] == []
     # The fused op is measured first, so it is the fastest.
     assert all(row["kept"] for row in ops["rows"].values())
+    # fp16 has the rows of the forward pass, and every cut of a linear map was right.
+    names = [name for name in ops["rows"] if name not in ("add_moments", "preprocess") and "fp16" not in name]
+    assert {f"{name}, fp16" for name in names} < ops["rows"].keys()
+    for name, row in ops["rows"].items():
+        if name.startswith("linear_act"):
+            assert all("ms" in cut for cut in row["cuts"].values())
+            assert row["fused"] == row["cuts"][row["cut"]]
+            assert not row["in_use"]
+            assert gpu.ops_table({"rows": {name: row}})[1][-1] == "faster, not yet in use"
+    assert "cublaslt" in ops["rows"]["linear_act, gelu_tanh"]["cuts"]
     assert {"reference", "F.interpolate", "F.interpolate, compiled"} < ops["rows"]["preprocess"].keys()
     assert "reference, compiled" not in ops["rows"]["preprocess"]
     assert "reference, compiled" in ops["rows"]["add_moments"]
@@ -108,7 +123,7 @@ def test_the_gpu_benchmark_measures_everything_else_when_something_fails_or_is_w
     monkeypatch.setattr(fused, "layer_norm", lambda *arguments: 1.125 * right(*arguments))
     monkeypatch.setattr(fused, "add_moments", fails)
     monkeypatch.setattr(reference, "pooled_attention", fails)
-    monkeypatch.setattr(gpu_ops, "interpolated", fails)
+    monkeypatch.setattr(gpu_cases, "interpolated", fails)
     monkeypatch.setattr(gpu, "replayed", fails)
     monkeypatch.setattr(gpu_tower, "_open_clip", fails)
     found = run_toy()
@@ -128,12 +143,17 @@ def test_the_gpu_benchmark_measures_everything_else_when_something_fails_or_is_w
         f"pooled_attention, patches: {failed}",
         f"layer_norm: {rows['layer_norm']['wrong']}",
         f"add_moments: {failed}",
+        f"pooled_attention, patches, fp16: {failed}",
+        f"layer_norm, fp16: {rows['layer_norm, fp16']['wrong']}",
     ]
     not_kept = {name for name, row in rows.items() if not row["kept"]}
-    assert not_kept == {"pooled_attention, patches", "add_moments", "layer_norm"}
+    assert not_kept == {
+        "add_moments",
+        *(f"{name}{kind}" for name in ("pooled_attention, patches", "layer_norm") for kind in ("", ", fp16")),
+    }
     table = {row[0]: row[1:] for row in gpu.ops_table(ops)[1:]}
     assert table["add_moments"][0] == "failed"
-    assert [row[-1] for row in table.values()].count("WRONG") == 3
+    assert [row[-1] for row in table.values()].count("WRONG") == 5
     tower = found[gpu.TOWER]
     assert "failed" not in tower
     assert {name for name, row in tower["rows"].items() if "failed" in row} == {
@@ -180,13 +200,13 @@ def test_a_float32_tower_beyond_its_limit_does_not_end_the_gpu_benchmark(
 def test_the_gpu_benchmark_skips_peers_that_might_not_compile_in_time(
     run_toy: Callable[[], dict[str, Any]],
 ) -> None:
-    speed = gpu_tower.speed({"bf16_tflop_s": 1.0}, lambda: 99.0)
+    speed = gpu_tower.speed({"bf16_tflop_s": 1.0}, lambda: 39.0)
     assert speed["left_out"] == [gpu_tower.OPEN_CLIP_COMPILED, "ours, norms and MLPs compiled by PyTorch"]
     assert speed["rows"][gpu_tower.OPEN_CLIP]["ms"]
 
 
 def test_the_peers_of_the_gpu_benchmark_do_the_same_work(run_toy: Callable[[], dict[str, Any]]) -> None:
-    peers = [(case, peer) for case in gpu_ops.cases(3) for peer in case.peers.values()]
+    peers = [(case, peer) for case in gpu_cases.cases(3) for peer in case.peers.values()]
     assert {case.op for case, _ in peers} == {"preprocess", "add_moments"}
     for case, (work, arguments) in peers:
         if case.op == "add_moments":
@@ -205,16 +225,18 @@ def test_the_peers_of_the_gpu_benchmark_do_the_same_work(run_toy: Callable[[], d
 
 def test_the_gpu_benchmark_counts_the_pixels_that_a_crop_needs() -> None:
     # When halved, pixel i needs 8 source pixels from 2i - 3 on; the crop's columns are 12 to 27 of 40.
-    assert gpu_ops.pixels_read((32, 80), 16) == 32 * (51 + 8 - 21)
-    assert gpu_ops.pixels_read((80, 32), 16) == 32 * (51 + 8 - 21)
+    assert gpu_cases.pixels_read((32, 80), 16) == 32 * (51 + 8 - 21)
+    assert gpu_cases.pixels_read((80, 32), 16) == 32 * (51 + 8 - 21)
 
 
 def test_the_gpu_benchmark_counts_float64_products(run_toy: Callable[[], dict[str, Any]]) -> None:
-    cases = {case.name: case for case in gpu_ops.cases(2)}
+    cases = {case.name: case for case in gpu_cases.cases(2)}
     # Two images; two layers of two heads; 8 numbers and 3 mean-and-bias terms.
     assert cases["add_moments"].flops == 2 * 2 * 4 * 11**2
-    assert cases["add_moments"].exactly
-    row = gpu_ops.measure(cases["add_moments"], {"error": 0.0}, {"fp64_tflop_s": 1e-6, "copy_tb_s": 1e6}, lambda: 0.0)
+    assert cases["add_moments"].dtype == torch.float64
+    row = gpu_ops.measure(
+        cases["add_moments"], {"": {"error": 0.0}}, {"fp64_tflop_s": 1e-6, "copy_tb_s": 1e6}, lambda: 0.0
+    )
     assert row["bound"] == "arithmetic"
     # The ceiling above: a million operations a second.
     assert row["share_of_ceiling"] == pytest.approx(1.936 / row["fused"]["ms"], abs=1e-3)

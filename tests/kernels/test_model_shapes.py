@@ -16,8 +16,8 @@ from tests.tolerances import relative_error
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
-from benchmarks import gpu_ops
-from headspan_kernels import fused, moments, reference
+from benchmarks import gpu_cases
+from headspan_kernels import fused, moments, reference, switches
 
 pytestmark = DEPRECATIONS
 WORLD = pytest.mark.usefixtures("world", "nothing_is_zero_by_chance")
@@ -80,7 +80,7 @@ def check_moments(head_dim: int, batch: int) -> None:
     size = head_dim + 3
     wanted = torch.zeros(2, 3, size, device=DEVICE).double(), torch.zeros(2, 3, size, size, device=DEVICE).double()
     reference.add_moments(heads, scale, terms, *wanted)
-    for cut in moments.candidates(head_dim, moments.capability(heads.device)):
+    for cut in moments.candidates(head_dim, switches.capability(heads.device)):
         found, again = ([torch.zeros_like(each) for each in wanted] for _ in range(2))
         for sums in (found, again):
             moments.add_moments_cut(cut, heads, scale, terms, sums[0], sums[1])
@@ -93,7 +93,7 @@ def check_preprocessing(side: int, addressed: list[torch.Tensor]) -> None:
     photos, mean, std = ((60, 91), (75, 50), (375, 500)), (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
     images = [torch.randint(0, 256, (3, *photo), dtype=torch.uint8, device=DEVICE) for photo in photos]
     addressed += images
-    placed = [gpu_ops.cropped(photo, side) for photo in photos]
+    placed = [gpu_cases.cropped(photo, side) for photo in photos]
     found = fused.preprocess(images, placed, (side, side), mean, std, torch.float32)
     wanted = reference.preprocess(images, placed, (side, side), mean, std, torch.float32)
     # A sum that rounds to another grey level may do so in both passes.

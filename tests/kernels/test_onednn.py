@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,14 @@ def with_avx2_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield from capability("AVX2", monkeypatch)
 
 
+def mapped(ops: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, activation: str | None) -> torch.Tensor:
+    """The linear map, followed by an activation if one is named."""
+    found: torch.Tensor = (
+        ops.linear(x, weight, bias) if activation is None else ops.linear_act(x, weight, bias, activation)
+    )
+    return found
+
+
 def test_onednn_serves_float32_where_pytorch_may_use_avx_512(with_avx512: None) -> None:
     assert onednn.serves(torch.float32)
     assert onednn.serves(torch.bfloat16) is onednn.available(torch.bfloat16)
@@ -60,8 +69,8 @@ def test_pytorchs_products_serve_float32_with_avx2_only(with_avx2_only: None) ->
     before = len(onednn._laid_out)
     x, weight, bias = draw(5, 7), draw(6, 7), draw(6)
     for activation in (None, *reference.ACTIVATIONS):
-        wanted = reference.linear(x, weight, bias, activation)
-        assert torch.equal(onednn.linear(x, weight, bias, activation), wanted)
+        wanted = mapped(reference, x, weight, bias, activation)
+        assert torch.equal(mapped(onednn, x, weight, bias, activation), wanted)
     # No second copy of the weights is kept.
     assert len(onednn._laid_out) == before
 
@@ -92,10 +101,18 @@ def test_linear_maps_equal_float64(
     for b in (bias, None):
         wanted = x.double() @ weight.double().T + (0 if b is None else b.double())
         wanted = wanted if activation is None else reference.ACTIVATIONS[activation](wanted)
-        found = onednn.linear(x, weight, b, activation)
+        found = mapped(onednn, x, weight, b, activation)
         assert found.dtype == dtype
         assert found.shape == (*rows, out)
         assert not found.numel() or relative_error(found.float(), wanted) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_a_gated_map_multiplies_its_activated_half_with_the_other(dtype: torch.dtype, tolerance: float) -> None:
+    x, weight, bias = draw(3, 7, 16, dtype=dtype), draw(10, 16, dtype=dtype), draw(10, dtype=dtype)
+    y = (x.double() @ weight.double().T + bias.double()).numpy()
+    wanted = y[..., :5] / (1 + np.exp(-y[..., :5])) * y[..., 5:]
+    assert relative_error(onednn.linear_act(x, weight, bias, "silu", gated=True).float(), wanted) < 2 * tolerance
 
 
 def test_strided_rows_and_a_second_call_give_the_same_result() -> None:
@@ -152,14 +169,14 @@ def test_a_cpus_tower_runs_these_ops_and_equals_the_reference(pool: Any, monkeyp
     assert ops(torch.device("cpu")) is onednn
     tower = to_tower(toy_visual(pool, True, True, False, "gelu"), "toy")
     pixels = torch.from_numpy(toy_pixels(3))
-    calls: list[str | None] = []
-    linear = onednn.linear
+    calls: list[str] = []
+    linear_act = onednn.linear_act
 
-    def counted(x: torch.Tensor, weight: torch.Tensor, bias: Any, activation: str | None = None) -> torch.Tensor:
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: Any, activation: str, gated: bool) -> torch.Tensor:
         calls.append(activation)
-        return linear(x, weight, bias, activation)
+        return linear_act(x, weight, bias, activation, gated)
 
-    monkeypatch.setattr(onednn, "linear", counted)
+    monkeypatch.setattr(onednn, "linear_act", counted)
     found = tower.forward(pixels, range(LAYERS), with_patches=True, with_terms=True)
     assert calls.count("gelu") >= LAYERS
     monkeypatch.setattr("headspan.model.description.ops", lambda device: reference)
@@ -225,8 +242,8 @@ def test_the_reference_serves_types_that_onednn_refuses(without_bf16: None, pool
 def test_a_linear_map_of_a_refused_type_equals_the_reference(without_bf16: None) -> None:
     x, weight, bias = (draw(*shape, dtype=torch.bfloat16) for shape in ((5, 7), (6, 7), (6,)))
     for activation in (None, "gelu", "quick_gelu"):
-        wanted = reference.linear(x, weight, bias, activation)
-        assert torch.equal(onednn.linear(x, weight, bias, activation), wanted)
+        wanted = mapped(reference, x, weight, bias, activation)
+        assert torch.equal(mapped(onednn, x, weight, bias, activation), wanted)
 
 
 def test_every_type_works_where_onednn_may_use_avx2_only() -> None:

@@ -13,6 +13,7 @@ from headspan.errors import SettingsError
 from headspan.frames import Tabular
 from headspan.store.head_space import Head
 from headspan.store.magnitudes import Magnitudes
+from headspan.user_paths import file_to_write
 
 _FORMATS = ("csv", "json", "parquet")
 
@@ -58,12 +59,17 @@ def export_flags(command: argparse.ArgumentParser) -> None:
 def only_export(flags: argparse.Namespace) -> bool:
     """Whether standard output is for an exported table alone.
 
-    Commands call this before they do any work. Raises SettingsError if two tables would go there, or one of bytes.
+    Commands call this before they do any work. Raises SettingsError if two tables would go there, or one of bytes; and
+    StoreError if there is no folder for a file.
     """
     if flags.parquet == "-":
         raise SettingsError("--parquet -: Parquet cannot be printed; name a file, or print CSV with --csv -")
     if flags.csv == flags.json == "-":
         raise SettingsError("--csv - and --json -: only one table fits on standard output; name a file for the other")
+    for name in _FORMATS:
+        path = getattr(flags, name)
+        if path is not None and path != "-":
+            file_to_write(path, "table")
     return "-" in (flags.csv, flags.json)
 
 

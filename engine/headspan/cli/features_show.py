@@ -11,7 +11,7 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
-from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argument, weights_flag
+from headspan.cli.shared_flags import overwrite_flag, refuse_picture, shards_flag, store_argument, weights_flag
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, counted, shortened
@@ -88,6 +88,7 @@ def add_show(parser: Parser, text: str) -> None:
 
 def _show(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
+    refuse_picture(flags.out)
     if flags.texts is None and (flags.coherence is not None or flags.overwrite or flags.names != NAMES):
         raise SettingsError("--names, --coherence and --overwrite are about new names; give --texts with a pool too")
     if flags.count < 0:

@@ -12,9 +12,9 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, source_flags
-from headspan.cli.shared_flags import store_argument
+from headspan.cli.shared_flags import refuse_picture, store_argument
 from headspan.cli.terminal import say, tell
-from headspan.explore.maps.map_result import TextMaps
+from headspan.explore.maps.map_result import TextMaps, refuse_style
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.query.whole_pictures import whole_pictures
 from headspan.plots.colours import STRONGEST
@@ -50,6 +50,9 @@ def add_maps(section: Section) -> None:
     command.add_argument(
         "--against", required=True, metavar="TEXT", help="the text that negative values, in blue, speak for"
     )
+    command.add_argument(
+        "--centred", action="store_true", help="the mean over an image's patches is zero, to tell two objects apart"
+    )
     _other_flags(command)
 
 
@@ -83,8 +86,15 @@ def _other_flags(command: Parser) -> None:
     export_flags(command)
 
 
-def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+def _refuse_flags(flags: argparse.Namespace) -> None:
+    """Raise HeadspanError for files and numbers that cannot be used, before any work is done."""
     only_export(flags)
+    refuse_picture(flags.out)
+    refuse_style(flags.full, flags.threshold, flags.opacity)
+
+
+def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
+    _refuse_flags(flags)
     store = Store(flags.store)
     images = [chosen_image(store, image) for image in flags.images]
     heads = chosen_heads_of(store, flags)
@@ -93,12 +103,15 @@ def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 
 def _contrast(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
-    only_export(flags)
+    _refuse_flags(flags)
     store = Store(flags.store)
     images = [chosen_image(store, image) for image in flags.images]
     heads = chosen_heads_of(store, flags)
     maps = contrast(
-        store, images, flags.text, flags.against, heads, progress, weights=flags.weights, shards=flags.shards
+        *(store, images, flags.text, flags.against, heads, progress),
+        centred=flags.centred,
+        weights=flags.weights,
+        shards=flags.shards,
     )
     return _show(store, images, maps, flags, progress)
 

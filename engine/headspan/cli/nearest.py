@@ -10,7 +10,7 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, image_flag, source_flags, text_flag
-from headspan.cli.shared_flags import store_argument
+from headspan.cli.shared_flags import refuse_picture, store_argument
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, shortened
@@ -57,6 +57,7 @@ def add_nearest(section: Section) -> None:
 
 def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
+    refuse_picture(flags.out)
     if (flags.image is None) == (flags.text is None):
         raise SettingsError("nearest needs a query: give either --image or --text")
     if flags.count < 1:

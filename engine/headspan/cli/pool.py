@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
 from headspan.cli.commands import Section
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, print_spent
@@ -15,6 +14,7 @@ from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.concepts.pool_writer.write import check_count, write_pool
 from headspan.errors import SettingsError, counted
 from headspan.llm.asking import Asker
+from headspan.user_paths import expand_user
 
 _LONGEST_NAME = 60
 
@@ -45,7 +45,7 @@ def _pool(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     check_count(flags.count)
     request = PoolRequest(flags.llm, flags.ask, flags.concepts, flags.per_call)
     asker = asker_of(flags)
-    out = Path(flags.out or _named_after(flags.ask, flags.concepts))
+    out = expand_user(flags.out or _named_after(flags.ask, flags.concepts))
     draft = Draft.open(out, request)
     expected = draft.expected(flags.count, asker.endpoint.parallel)
     if flags.dry_run:

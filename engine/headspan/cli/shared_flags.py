@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from headspan.user_paths import file_to_write
+
 # A parser, or a group of its arguments.
 Flags = argparse._ActionsContainer
 
@@ -27,6 +29,12 @@ def shards_flag(flags: Flags) -> None:
         metavar="SHARD",
         help="where the shards are now, if they have moved; name all of them",
     )
+
+
+def refuse_picture(path: str | None) -> None:
+    """Raise StoreError if no picture can be written to the file after `--out`; called before any work is done."""
+    if path is not None:
+        file_to_write(path, "picture")
 
 
 def comma_separated(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from headspan.concepts.consistency import NO_VOTE
 from headspan.concepts.labels import LABELLED_TEXTS, Labels
-from headspan.concepts.sheets import check_new_sheet, one_line, read_sheet, uncell, write_sheet
+from headspan.concepts.sheets import new_sheet, one_line, read_sheet, uncell, write_sheet
 from headspan.errors import TextsError
 from headspan.spans.result import HeadSpans, place_of
 
@@ -27,8 +27,7 @@ def write_vote_sheet(spans: HeadSpans, labels: Labels, path: str | Path, count: 
     head is labelled, StoreError if `path` cannot be written, and SettingsError if `path` exists, since it may contain
     votes.
     """
-    path = Path(path)
-    check_new_sheet(path, count)
+    path = new_sheet(path, count)
     rows = _rows(spans, labels)
     if not rows:
         raise TextsError(f"labels of run {labels.run!r}: no head is labelled, so there is nothing to judge")

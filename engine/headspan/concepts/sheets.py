@@ -13,17 +13,24 @@ from pathlib import Path
 
 from headspan.errors import SettingsError, TextsError
 from headspan.io.files import write_atomically
+from headspan.user_paths import file_to_write
 
 # A spreadsheet evaluates a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def check_new_sheet(path: Path, count: int) -> None:
-    """Raise SettingsError if `path` exists, since it may contain votes, or if fewer than one text is wanted."""
+def new_sheet(path: str | Path, count: int) -> Path:
+    """The path of a sheet to write, with `~` replaced.
+
+    Raises SettingsError if it exists, since it may contain votes, or if fewer than one text is wanted; and StoreError
+    if there is no folder for it.
+    """
     if count < 1:
         raise SettingsError(f"--count {count} is too small; give at least 1")
-    if path.exists():
+    found = file_to_write(path, "sheet")
+    if found.exists():
         raise SettingsError(f"{path}: already exists and may contain votes; choose another --write")
+    return found
 
 
 def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from headspan.errors import StoreError
 from headspan.events import Listener, ignore
@@ -60,7 +59,11 @@ def read_scores(store: Store | str | Path, run: str | None = None) -> FeatureSco
     arrays, settings = results.load(store, KIND, run)
     with results.as_written(store, KIND, run):
         known = {each.name for each in fields(FeatureScores)}
-        arrays |= {name: _indices(store, arrays[rows]) for name, rows in _ROWS_OF.items() if rows in arrays}
+        arrays |= {
+            name: store.images_of_rows(arrays[rows]).astype(np.int64)
+            for name, rows in _ROWS_OF.items()
+            if rows in arrays
+        }
         found: dict[str, Any] = {name: value for name, value in {**settings, **arrays}.items() if name in known}
         for of, names in ((int, ("pairs", "seed")), (str, _WORDS)):
             found |= {name: of(settings[name]) for name in names if name in settings}
@@ -110,14 +113,6 @@ def _with_rows(store: Store, scores: FeatureScores) -> dict[str, results.Named]:
         # The row of image -1 is not used.
         found[rows] = np.where(images < 0, -1, store.rows[images] if store.images else -1).astype(np.int64), axes
     return found
-
-
-def _indices(store: Store, rows: Int64[np.ndarray, "feature top"]) -> Int64[np.ndarray, "feature top"]:
-    """The indices of images, given by their rows; -1 where there is none, or the store does not show it."""
-    if not store.images:
-        return np.full(rows.shape, -1, np.int64)
-    places = np.minimum(np.searchsorted(store.rows, rows), store.images - 1)
-    return np.where((rows >= 0) & (store.rows[places] == rows), places, -1).astype(np.int64)
 
 
 def _sources(store: Store, scores: FeatureScores) -> dict[str, Lineage | None]:

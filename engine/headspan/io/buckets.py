@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -204,7 +205,9 @@ def reason(error: BaseException) -> str:
 def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed when it is repeated."""
     text = str(error)
-    if type(error).__name__ not in ("GenericError", "JoinError"):
+    # obstore's file objects raise an OSError without a number instead of obstore's own errors.
+    generic = type(error) is OSError and error.errno is None and text.startswith("Generic ")
+    if type(error).__name__ not in ("GenericError", "JoinError") and not generic:
         return False
     status = re.search(r"status code: (\d)", text)
     return status is None or status[1] == "5"
@@ -215,7 +218,7 @@ def server_time(url: str) -> float | None:
     request = urllib.request.Request(endpoint(url), method="HEAD")
     date: str | None = None
     # Every answer has the date, refusals too.
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, HTTPException):
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 date = answer.headers.get("Date")

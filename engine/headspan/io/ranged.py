@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,9 @@ from headspan.io.remembered import RemembersStorage
 from headspan.io.sparse_files import SparseFiles
 from headspan.io.storage import Storage, total_bytes
 from headspan.io.stores import storage_at
+
+# Files that one request lists.
+_LISTED_AT_ONCE = 1000
 
 
 class RangedStorage(RemembersStorage):
@@ -26,13 +30,23 @@ class RangedStorage(RemembersStorage):
 class ListsSizes(Protocol):
     """A storage that lists files with their sizes, by a request for a thousand of them."""
 
-    def listed(self, folder: str = "") -> list[dict[str, Any]]: ...
+    def listed(self, folder: str = "", without: Collection[str] = ()) -> list[dict[str, Any]]: ...
 
 
-def bytes_of(storage: Storage) -> int:
-    """Return the bytes of all files, as `total_bytes`."""
+def bytes_of(storage: Storage, recorded: Iterable[tuple[str, int]] = ()) -> int:
+    """Return the bytes of all files, as `total_bytes`.
+
+    `recorded` are keys and sizes of files that are known. In a bucket, folders with many of them are not listed.
+    """
     inner = storage.inner if isinstance(storage, RangedStorage) else storage
-    return sum(each["size"] for each in inner.listed()) if isinstance(inner, ListsSizes) else total_bytes(storage)
+    if not isinstance(inner, ListsSizes):
+        return total_bytes(storage)
+    sizes: dict[str, list[int]] = {}
+    for key, size in recorded:
+        # `heads/c`, the folder of the array's shards.
+        sizes.setdefault("/".join(key.split("/")[:2]), []).append(size)
+    known = {folder: sum(each) for folder, each in sizes.items() if len(each) >= _LISTED_AT_ONCE}
+    return sum(known.values()) + sum(each["size"] for each in inner.listed(without=[*known]))
 
 
 def reading_storage(location: str | Path | Storage) -> LocalStorage | RangedStorage:

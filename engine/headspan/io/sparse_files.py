@@ -8,13 +8,13 @@ somebody has a view of it.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 
 import numpy as np
 
+from headspan.forgetting import Forgetting
 from headspan.io.disk_blocks import BLOCK_BYTES, DiskBlocks
 from headspan.io.memory import untouched
 from headspan.io.remembered import request_threads
@@ -81,10 +81,16 @@ class FilesInMemory:
         self.most_bytes, self.bytes = most_bytes, 0
         self._files: OrderedDict[tuple[str, str], _File] = OrderedDict()
         self._lock = threading.Lock()
+        self._owners = Forgetting(self._lock, self._drop_all)
+
+    def watch(self, user: object, owner: str) -> None:
+        """Drop the files of `owner` when `user` is deleted."""
+        self._owners.watch(user, owner)
 
     def file(self, owner: str, key: str, size: int) -> _File:
         """The file `key` of `size` bytes; empty at first."""
         with self._lock:
+            self._owners.forget_deleted()
             found = self._files.get((owner, key))
             if found is None or found.size != size:
                 self._drop((owner, key))
@@ -95,6 +101,7 @@ class FilesInMemory:
     def grew(self, owner: str, file: _File, added: int) -> None:
         """Count bytes that were added to a file, and drop files if there are too many bytes."""
         with self._lock:
+            self._owners.forget_deleted()
             # It may have been dropped meanwhile.
             if self._files.get((owner, file.key)) is file:
                 file.bytes += added
@@ -102,11 +109,9 @@ class FilesInMemory:
             while self.bytes > self.most_bytes:
                 self._drop(next(iter(self._files)))
 
-    def forget(self, owner: str) -> None:
-        """Drop the files of `owner`."""
-        with self._lock:
-            for place in [place for place in self._files if place[0] == owner]:
-                self._drop(place)
+    def _drop_all(self, owner: str) -> None:
+        for place in [place for place in self._files if place[0] == owner]:
+            self._drop(place)
 
     def _drop(self, place: tuple[str, str]) -> None:
         file = self._files.pop(place, None)
@@ -125,7 +130,7 @@ class SparseFiles:
         self.disk: DiskBlocks | None = None
         # A name for the content of a file, by its key; empty if it is not known.
         self.content_of: Callable[[str], str] = lambda key: ""
-        weakref.finalize(self, memory.forget, storage.token)
+        memory.watch(self, storage.token)
 
     def start(self, key: str, size: int, ranges: Ranges) -> Pending:
         """Begin to fetch the parts `ranges` of a file of `size` bytes, (start, end); those that are there are not."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from headspan.errors import StoreError, one_line
-from headspan.io.files import delete_folder, make_folder, move, new_token, staged, sync_folder, sync_tree
+from headspan.io.files import delete_folder, move, new_token, staged, sync_folder, sync_tree
 
 
 @contextmanager
@@ -23,7 +23,6 @@ def new_target(path: Path, flag: str, overwrite: bool, replaceable: Callable[[Pa
     token = new_token()
     temporary, earlier = staged(path, token), staged(path, new_token())
     try:
-        make_folder(path.parent)
         yield temporary
         if temporary.is_dir():
             sync_tree(temporary)

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from http.client import HTTPException
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree import ElementTree
 
@@ -30,7 +31,7 @@ def unfinished_uploads(url: str) -> Iterator[tuple[str, str, float]]:
     store = urlsplit(url).path.strip("/")
     query = {"uploads": "", "prefix": f"{store}/"}
     # Stops at an answer that cannot be read; the uploads then wait for another process, or the bucket's own rule.
-    with suppress(OSError, ValueError, ElementTree.ParseError):
+    with suppress(OSError, ValueError, HTTPException, ElementTree.ParseError):
         while True:
             answer = ElementTree.fromstring(_asked(url, "GET", "", query))
             for found in answer.iter(f"{_XML}Upload"):
@@ -44,7 +45,7 @@ def unfinished_uploads(url: str) -> Iterator[tuple[str, str, float]]:
 
 def end_upload(url: str, key: str, upload: str) -> None:
     """Delete the parts of an unfinished upload, if this user may."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, HTTPException):
         _asked(url, "DELETE", f"/{urlsplit(url).path.strip('/')}/{key}", {"uploadId": upload})
 
 

@@ -57,11 +57,7 @@ class Steps(Description):
     def mlp(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """`x + added`, and the MLP's output on it."""
         rows, y = self._add_norm(mlp.norm, x, added)
-        if mlp.gated:
-            gate, y = self.ops.linear(y, *mlp.fc1).chunk(2, dim=-1)
-            y = ACTIVATIONS[mlp.activation](gate) * y
-        else:
-            y = self.ops.linear(y, *mlp.fc1, mlp.activation)
+        y = self.ops.linear_act(y, *mlp.fc1, mlp.activation, mlp.gated)
         return rows, self.normed(mlp.norm_output, self.ops.linear(self.normed(mlp.norm_hidden, y), *mlp.fc2))
 
     def attend(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from headspan.errors import SettingsError
 from headspan.frames import write_result
 from headspan.plots.axes import pyplot
+from headspan.user_paths import file_to_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,10 @@ _DPI = 200
 def check_plot(path: str | Path) -> str:
     """The format that a file's ending names, checked before the work whose result is drawn.
 
-    Raises SettingsError for another ending, and HeadspanError if matplotlib is not installed.
+    Raises SettingsError for another ending, StoreError if there is no folder for the file, and HeadspanError if
+    matplotlib is not installed.
     """
-    ending = Path(path).suffix.lower()
+    ending = file_to_write(path, "plot").suffix.lower()
     if ending not in _ENDINGS:
         raise SettingsError(f"{path}: plots are written as {', '.join(_ENDINGS)}; name a file with such an ending")
     pyplot()

@@ -35,6 +35,7 @@ from headspan.report.shown_run import older_than, scores_of, shown_run
 from headspan.spans.saved import read_spans
 from headspan.store.reader import Store
 from headspan.store.results import runs
+from headspan.user_paths import file_to_write
 from headspan.world.ground_truth import read_ground_truth
 
 
@@ -57,7 +58,7 @@ def write_report(
     Raises StoreError if the store has no such run or nothing to show, if `path` is another file, or if it cannot be
     written; SettingsError if `heads` has another form or names a head that is not described.
     """
-    path = Path(path)
+    path = file_to_write(path, "report")
     _refuse_other_files(path)
     run = shown_run(store, run, heads)
     spans = None if run is None else read_spans(store, run)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
+from jaxtyping import Int
 
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted, one_line
@@ -103,7 +104,10 @@ class OpenStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all of the store's files, including those of analyses and of unfinished units."""
-        return bytes_of(self.contents.storage)
+        # The records tell the sizes of shards, if something has read them.
+        records = self.contents.__dict__.get("records", ())
+        recorded = ((key, size) for record in records for key, (size, _) in record.files.items())
+        return bytes_of(self.contents.storage, recorded)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -166,16 +170,25 @@ class OpenStore:
             raise SettingsError(f"{self.path}: image {image} does not exist; images count from 0 to {self.images - 1}")
         return int(self._rows[image])
 
+    def images_of_rows(self, rows: Int[np.ndarray, "*row"]) -> Int[np.ndarray, "*row"]:
+        """Return the index of the image at each row of the Zarr arrays; -1 where there is none, or it is not shown."""
+        if self.images == self._size.images and (not rows.size or (rows.min() >= 0 and rows.max() < self.images)):
+            # Of a store that shows all rows, a search among all of them would take milliseconds.
+            return rows
+        if not self.images:
+            return np.full(rows.shape, -1)
+        found = np.minimum(np.searchsorted(self._rows, rows), self.images - 1)
+        return np.where(self._rows[found] == rows, found, -1)
+
     def image_of_key(self, key: str) -> int:
         """Return the index of the image with that key, the first one if there are several.
 
         Raises SettingsError if no image has the key, or if those that have it are not shown.
         """
         rows = [row for row, _ in rows_of_keys(self.contents.storage, self.contents.units, [key])]
-        for row in rows:
-            image = int(np.searchsorted(self._rows, row))
-            if image < self.images and self._rows[image] == row:
-                return image
+        shown = self.images_of_rows(np.array(rows, np.int64))
+        if (shown >= 0).any():
+            return int(shown[shown >= 0][0])
         if not rows:
             raise SettingsError(f"{self.path}: no image has the key {key!r}; headspan export --to writes all keys")
         bad = {each.row: each.reason for each in self.bad_images()}

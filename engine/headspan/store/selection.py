@@ -45,8 +45,8 @@ class Selection:
 
     def images(self, store: OpenStore) -> Int64[np.ndarray, " image"]:
         """Their indices among the images that `store` shows. Raises SettingsError if it does not show one of them."""
-        found = np.searchsorted(store.rows, self.rows)
-        if len(self) and not np.array_equal(store.rows[np.minimum(found, max(0, store.images - 1))], self.rows):
+        found = store.images_of_rows(self.rows)
+        if (found < 0).any():
             raise SettingsError(
                 f"{store.path}: does not show all of the {self.description}; select the images in this store"
             )

@@ -62,8 +62,8 @@ class AskedStore:
         """The index of an image by its row. Raises Missing if the store does not show it."""
         text = str(row)
         if text.isdecimal() and text.isascii() and len(text) < 19:
-            found = int(np.searchsorted(self.store.rows, int(text)))
-            if found < self.store.images and self.store.rows[found] == int(text):
+            found = int(self.store.images_of_rows(np.array([int(text)]))[0])
+            if found >= 0:
                 return found
         raise Missing(
             f"{self.name}: shows no image with row {text[:40]!r}; rows go from 0 to {self.store.planned_images - 1}, "

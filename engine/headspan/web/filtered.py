@@ -76,7 +76,7 @@ def _with_words(asked: AskedStore, words: tuple[str, ...], any_word: bool) -> In
     if found is None or any(rows is None for rows in found):
         masks = np.unpackbits(words_of(asked, words), axis=1, count=asked.store.images).view(bool)
         return np.flatnonzero(masks.any(axis=0) if any_word else masks.all(axis=0))
-    images = [_images_of(asked.store, rows) for rows in found if rows is not None]
+    images = [_shown(asked.store, rows) for rows in found if rows is not None]
     return reduce(np.union1d if any_word else _in_both, images)
 
 
@@ -86,13 +86,10 @@ def _in_both(some: Int[np.ndarray, " some"], others: Int[np.ndarray, " other"]) 
     return found
 
 
-def _images_of(store: Store, rows: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
+def _shown(store: Store, rows: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
     """The indices of those rows, ascending, that the store shows."""
-    if store.images == store.planned_images:
-        return rows
-    shown = np.zeros(store.planned_images, bool)
-    shown[store.rows] = True
-    return np.searchsorted(store.rows, rows[shown[rows]])
+    images = store.images_of_rows(rows)
+    return images if store.images == store.planned_images else images[images >= 0]
 
 
 def _in_classes(asked: AskedStore, numbers: tuple[int, ...]) -> Int[np.ndarray, " some"]:

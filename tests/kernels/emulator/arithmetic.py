@@ -91,6 +91,7 @@ OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
     "shl": _shifted(np.left_shift),
     "shr": _shifted(np.right_shift),
     "sqrt": np.sqrt,
+    "rsqrt": lambda a: (1 / np.sqrt(a.astype(np.float64))).astype(a.dtype),
     "ex2": np.exp2,
 }
 COMPARISONS: dict[str, Callable[..., np.ndarray]] = {

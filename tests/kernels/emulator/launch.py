@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from tests.kernels.emulator.bulk import FIRST_HANDLE, Descriptor
 from tests.kernels.emulator.memory import Fault, GlobalMemory, Memory
 from tests.kernels.emulator.program import parse
 from tests.kernels.emulator.warp import Around, Block, Warp
@@ -29,9 +31,21 @@ def run(
     """
     program = parse(binary.asm["ptx"])
     given = [arguments[name] for name, kind in binary.src.signature.items() if kind != "constexpr"]
-    memory = GlobalMemory(_pieces([*(value for value in given if isinstance(value, torch.Tensor)), *addressed]))
+    tensors = [value.base if isinstance(value, TensorDescriptor) else value for value in given]
+    memory = GlobalMemory(_pieces([*(value for value in tensors if isinstance(value, torch.Tensor)), *addressed]))
+    bits: list[int] = []
+    descriptors: dict[int, Descriptor] = {}
+    compiled = iter(getattr(binary.metadata, "tensordesc_meta", ()) or ())
+    for value in given:
+        if isinstance(value, TensorDescriptor):
+            # Its parameter's address, and then its shape and strides as numbers.
+            handle = FIRST_HANDLE + len(descriptors)
+            descriptors[handle] = Descriptor.of(value, next(compiled))
+            bits += [handle, *value.shape, *value.strides]
+        else:
+            bits.append(_bits(value))
     # The parameters after the arguments are scratch areas, which are empty.
-    bits = [_bits(value) for value in given] + [0] * (len(program.parameters) - len(given))
+    bits += [0] * (len(program.parameters) - len(bits))
     parameters = dict(zip(program.parameters, bits, strict=True))
     sizes = [*grid, 1, 1][:3]
     places = list(product(*map(range, sizes)))
@@ -43,7 +57,7 @@ def run(
         # Every float in shared memory is NaN until it is written.
         shared = Memory("shared memory", 0, np.full(binary.metadata.shared, 0xFF, np.uint8))
         block = Block(number, stretch)
-        around = Around(program, parameters, special, shared, memory, block, random)
+        around = Around(program, parameters, special, shared, memory, block, random, descriptors, {})
         # A GPU does not warn about infinities and NaN.
         with np.errstate(all="ignore"):
             _run_program([Warp(index, around) for index in range(binary.metadata.num_warps)], block, random)
@@ -59,6 +73,7 @@ def _run_program(warps: list[Warp], block: Block, random: Random) -> None:
         if not ready:
             waiting.clear()
             block.stretch += 1
+            warps[0].around.shared.meet()
             continue
         index = random.choice(ready)
         step = next(going[index], None)

@@ -27,6 +27,15 @@ class Access:
     text: str
 
 
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A bulk copy to shared memory: the bytes that it writes, whether it has landed, and the warps that know."""
+
+    places: np.ndarray
+    landed: bool
+    seen: set[int]
+
+
 class Memory:
     """A piece of memory, and who accessed each byte last."""
 
@@ -35,10 +44,15 @@ class Memory:
         size = len(data)
         self._written_in, self._writer, self._read_in, self._readers = np.zeros((4, size), np.int64)
         self._writing_program, self._reading_program = np.zeros((2, size), np.int64)
+        # The last bulk copy to each byte, as an index from 1 on, and those that not every warp knows to have landed.
+        self._flight_of = np.zeros(size, np.int64)
+        self._flights: dict[int, Flight] = {}
+        self._taken_off = 0
 
     def read(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
         """`size` bytes at each of the addresses, `[address, size]`."""
         places = self.places(addresses, size, who)
+        self._check_flights(places, "reads", who)
         others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
         self._refuse(others, "reads what another warp wrote since the last barrier", who)
         foreign = (self._writing_program[places] != 0) & (self._writing_program[places] != who.program)
@@ -59,6 +73,7 @@ class Memory:
 
     def claim(self, places: np.ndarray, who: Access) -> None:
         """Check a write to those bytes against all other accesses."""
+        self._check_flights(places, "writes", who)
         others = (self._written_in[places] == who.stretch) & (self._writer[places] != who.warp)
         self._refuse(others, "writes what another warp wrote since the last barrier", who)
         readers = np.where(self._read_in[places] == who.stretch, self._readers[places], 0)
@@ -67,6 +82,37 @@ class Memory:
             self._refuse((touched != 0) & (touched != who.program), "writes what another program touched", who)
         self._written_in[places], self._writer[places] = who.stretch, who.warp
         self._writing_program[places] = who.program
+
+    def take_off(self, places: np.ndarray, who: Access) -> Flight:
+        """Begin a bulk copy to those bytes, which others must not access until they know that it has landed."""
+        self.claim(places, who)
+        flight = Flight(places, False, set())
+        self._taken_off += 1
+        self._flights[self._taken_off] = flight
+        self._flight_of[places] = self._taken_off
+        return flight
+
+    def land(self, flight: Flight, content: np.ndarray) -> None:
+        """Write what a bulk copy brings."""
+        self.data[flight.places] = content
+        # Waiting for the copy orders reads after it, as a barrier does.
+        self._written_in[flight.places] = 0
+        flight.landed = True
+
+    def meet(self) -> None:
+        """At a barrier, what one warp knows becomes known to all."""
+        self._flights = {number: flight for number, flight in self._flights.items() if not flight.seen}
+
+    def _check_flights(self, places: np.ndarray, what: str, who: Access) -> None:
+        if not self._flights:
+            return
+        for number in np.unique(self._flight_of[places]):
+            flight = self._flights.get(int(number))
+            if flight is not None and who.warp not in flight.seen:
+                raise Fault(
+                    f"{self.name}: warp {who.warp} of program {who.program} {what} bytes of a copy that it has not "
+                    f"waited for: {who.text}"
+                )
 
     def places(self, addresses: np.ndarray, size: int, who: Access) -> np.ndarray:
         """The bytes' indices, `[address, size]`."""

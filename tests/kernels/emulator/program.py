@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
@@ -37,13 +37,23 @@ def parse(ptx: str) -> Program:
     head, body = ptx[ptx.index(".visible .entry") :].split("\n{", 1)
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
-    for line in body.split("\n}", 1)[0].splitlines():
+    # Labels between braces are known there only: their names get the number of the braces.
+    scopes, scope = 0, ""
+    for line in body.rpartition("\n}")[0].splitlines():
         for statement in line.partition("//")[0].split(";"):
             text = " ".join(statement.split())
-            if text.endswith(":"):
-                labels[text[:-1]] = len(instructions)
-            elif text and text not in ("{", "}") and not text.startswith("."):
-                instructions.append(_instruction(text))
+            if text == "{":
+                scopes += 1
+                scope = f"@{scopes}"
+            elif text == "}":
+                scope = ""
+            elif text.endswith(":"):
+                labels[text[:-1] + scope] = len(instructions)
+            elif text and not text.startswith("."):
+                found = _instruction(text)
+                if found.parts[0] == "bra" and found.operands[0] + scope in labels:
+                    found = replace(found, operands=(found.operands[0] + scope,))
+                instructions.append(found)
     return Program(tuple(re.findall(r"\w+_param_\d+", head)), tuple(instructions), labels)
 
 

@@ -138,6 +138,14 @@ def _shfl(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
     warp.put(target, warp.bits(source)[lanes ^ by if instruction.parts[2] == "bfly" else by & LANES - 1])
 
 
+def _cvta(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    """A parameter's address in the generic space, which is the same number here."""
+    target, source = instruction.operands
+    if instruction.parts[1] != "param":
+        raise Fault(f"not known here: {instruction.text}")
+    warp.put(target, warp.bits(source), mask)
+
+
 @cache
 def _form(parts: tuple[str, ...]) -> str:
     """By its modifiers, whether arithmetic is "plain" (operands and result of one type), "other" or "unknown"."""
@@ -159,4 +167,5 @@ INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, np.ndarray], None]] = {
     "selp": _selp,
     "bfe": _bfe,
     "shfl": _shfl,
+    "cvta": _cvta,
 }

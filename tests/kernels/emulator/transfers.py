@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tests.kernels.emulator import bulk
 from tests.kernels.emulator.arithmetic import DTYPES, LANES, to_bits
 from tests.kernels.emulator.memory import Access, Fault, Memory
 from tests.kernels.emulator.program import Instruction, listed
@@ -44,6 +45,9 @@ def _st(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
 
 
 def _cp(warp: Warp, instruction: Instruction, mask: np.ndarray) -> None:
+    if "bulk" in instruction.parts:
+        bulk.copy(warp, instruction, mask)
+        return
     if warp.copies.close_or_wait(instruction):
         return
     target, source, count = instruction.operands[:3]

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.kernels.emulator import matrices, scalars, transfers
+from tests.kernels.emulator import bulk, matrices, scalars, transfers
 from tests.kernels.emulator.arithmetic import LANES, from_bits
 from tests.kernels.emulator.memory import Access, Fault, GlobalMemory, Memory
 from tests.kernels.emulator.program import Instruction, Program
 
-INSTRUCTIONS = {**scalars.INSTRUCTIONS, **transfers.INSTRUCTIONS, **matrices.INSTRUCTIONS}
+INSTRUCTIONS = {**scalars.INSTRUCTIONS, **transfers.INSTRUCTIONS, **matrices.INSTRUCTIONS, **bulk.INSTRUCTIONS}
 _ADDRESS = re.compile(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\w+))?\s*\]")
 _FLOAT = re.compile(r"0[dDfF]([0-9A-Fa-f]+)$")
 # Instructions that need all lanes.
-_OF_WHOLE_WARPS = frozenset({"shfl", *matrices.INSTRUCTIONS})
+_OF_WHOLE_WARPS = frozenset({"shfl", "elect", *matrices.INSTRUCTIONS})
 # The mask of an instruction without a guard.
 _EVERY = np.ones(LANES, bool)
 # The value of a register before it is written: NaN in every type.
@@ -43,6 +43,9 @@ class Around(NamedTuple):
     memory: GlobalMemory
     block: Block
     random: Random
+    # The matrices that bulk copies move tiles of, by the addresses of their parameters, and barriers in shared memory.
+    descriptors: dict[int, bulk.Descriptor]
+    barriers: dict[int, bulk.Barrier]
 
 
 class InFlight:
@@ -75,10 +78,15 @@ class Warp:
 
     def __init__(self, index: int, around: Around) -> None:
         self.index, self.around = index, around
-        self.copies, self.products = InFlight(), InFlight()
+        self.copies, self.products, self.stores = InFlight(), InFlight(), InFlight()
         self._registers: dict[str, np.ndarray] = {}
         self._known = {f"%{name}": np.full(LANES, value, np.uint64) for name, value in around.special.items()}
         self._known["%tid.x"] = np.arange(LANES, dtype=np.uint64) + np.uint64(LANES * index)
+        self._known |= {
+            name: np.full(LANES, value, np.uint64)
+            for name, value in around.parameters.items()
+            if value in around.descriptors
+        }
         # Shared memory starts at address 0.
         self._known["global_smem"] = np.zeros(LANES, np.uint64)
 

@@ -14,6 +14,7 @@ from headspan.errors import SettingsError, StoreError, one_line
 from headspan.io.files import write_atomically
 from headspan.llm.cache import Question
 from headspan.texts.pool import answers_path
+from headspan.user_paths import refuse_missing_folder
 
 # How many of the last texts a request names as texts to avoid.
 _AVOIDED = 40
@@ -39,8 +40,9 @@ class Draft:
         """The draft that an earlier call left at `path`, or an empty one.
 
         Raises SettingsError if the files at `path` belong to another request or were changed, and StoreError if they
-        cannot be read.
+        cannot be read, or if there is no folder for them.
         """
+        refuse_missing_folder(path, "pool")
         draft = cls(path, request)
         beside = draft.answers_path
         try:

@@ -14,6 +14,7 @@ from headspan.concepts.pool_writer.request import PoolRequest
 from headspan.errors import LanguageModelError, SettingsError, counted
 from headspan.events import Listener, Progress, ignore
 from headspan.llm.asking import Asker
+from headspan.user_paths import expand_user
 
 # Give up after this many rounds without a new text.
 _IDLE_ROUNDS = 3
@@ -43,7 +44,7 @@ def write_pool(
     `path` contains something else, LanguageModelError if the model stops giving new texts, and the errors of
     `Asker.ask`. Texts received before an error stay in the file.
     """
-    path = Path(path)
+    path = expand_user(path)
     check_count(count)
     draft = Draft.open(path, request)
     idle = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headspan.concepts.sheets import check_new_sheet, one_line, read_sheet, uncell, write_sheet
+from headspan.concepts.sheets import new_sheet, one_line, read_sheet, uncell, write_sheet
 from headspan.describe.descriptions.result import SPURIOUS, VERDICTS, Descriptions
 from headspan.describe.inspecting.ballot import Votes, described_texts
 from headspan.describe.inspecting.verdict import Described, Verdict
@@ -26,8 +26,7 @@ def write_verdict_sheet(descriptions: Descriptions, path: str | Path, count: int
     which are drawn. Raises StoreError if `path` cannot be written, and SettingsError if `path` exists, since it may
     contain votes.
     """
-    path = Path(path)
-    check_new_sheet(path, count)
+    path = new_sheet(path, count)
     lines = [*_lines(descriptions)]
     drawn = np.random.default_rng(seed).permutation(len(lines))[:count].tolist()
     write_sheet(path, COLUMNS, ((*lines[place], "", "") for place in drawn))

@@ -16,7 +16,7 @@ from headspan.events import Listener, Progress, ignore
 from headspan.explore.maps.centred_maps import baseline, full_colour, layer_maps, sampled
 from headspan.explore.maps.segmentation import PatchOutputs, patch_outputs
 from headspan.explore.nearest.similarities import refuse_other_vectors
-from headspan.explore.query.query_image import Images, listed, name_of
+from headspan.explore.query.query_image import Images, name_of, usable
 from headspan.head_names import head_name
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
@@ -107,14 +107,15 @@ def head_maps(
     images, if the vector does not have the joint dimension, or if the head's maps do not vary; and the errors of
     `text_vectors` and of `query_image`.
     """
-    shown = listed(store, images)
-    vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
-    refuse_other_vectors(store, np.asarray(vector)[None])
     layer, number = head
-    along = (store.head_directions(layer, number) @ vector)[None]
+    store.contents.layer_index(layer, number)
     sample = sampled(store)
     if len(sample) < 2:
         raise SettingsError(f"{store.path}: maps need two images to be compared with, and the store has fewer")
+    shown = usable(store, images, shards)
+    vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
+    refuse_other_vectors(store, np.asarray(vector)[None])
+    along = (store.head_directions(layer, number) @ vector)[None]
     patches = partial(patch_outputs, store, on_progress=on_progress, weights=weights, shards=shards)
 
     def of_sample() -> Iterator[PatchOutputs]:

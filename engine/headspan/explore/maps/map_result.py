@@ -47,6 +47,8 @@ class TextMaps(Tabular):
     stored_heads: int
     # What each patch contributes to the dot product of the text and the unit embedding.
     maps: Float32[np.ndarray, "image text rows columns"]
+    # Whether each map is minus its mean over the patches.
+    centred: bool = False
 
     def __repr__(self) -> str:
         images, _, rows, columns = self.maps.shape
@@ -113,7 +115,7 @@ class TextMaps(Tabular):
         there are not as many pictures as images, or a number is out of range.
         """
         self._check(pictures)
-        _refuse_out_of_range(full, threshold, opacity, side)
+        refuse_style(full, threshold, opacity, side)
         rows = []
         for place, name in enumerate(self.names):
             picture = None if pictures is None else pictures[place]
@@ -172,14 +174,16 @@ class TextMaps(Tabular):
         return f"{self.words()[0] if len(self.texts) == 1 else 'Maps'} through {self._heads()}"
 
     def _unit(self) -> str:
-        return _UNIT if self.against is None else _DIFFERENCE
+        unit = _UNIT if self.against is None else _DIFFERENCE
+        return f"{unit}, minus the mean of the image" if self.centred else unit
 
 
 def _quoted(text: str | None) -> str:
     return "a vector" if text is None else f"“{shortened(text, _SHOWN_LETTERS)}”"
 
 
-def _refuse_out_of_range(full: float | None, threshold: float, opacity: float, side: int) -> None:
+def refuse_style(full: float | None, threshold: float, opacity: float, side: int = 320) -> None:
+    """Raise SettingsError for a number that `TextMaps.draw` cannot use; callable before maps are computed."""
     if full is not None and not 0 < full < np.inf:
         raise SettingsError(f"full colour at {full}: give a number above 0")
     if not 0 <= threshold < np.inf:

@@ -19,7 +19,7 @@ from headspan.events import Listener, Progress, ignore
 from headspan.explore.maps.map_result import TextMaps
 from headspan.explore.maps.segmentation import maps_along, patch_outputs
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
-from headspan.explore.query.query_image import Images, listed, name_of
+from headspan.explore.query.query_image import Image, Images, QueryImage, name_of, usable
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.reader import Store
 from headspan.texts.vectors import text_vectors
@@ -50,8 +50,9 @@ def segment(
     the errors of `text_vectors` and of `query_image`.
     """
     chosen = _several(texts)
+    shown, through = usable(store, images, shards), _through(store, heads)
     vectors = _vectors(store, chosen, on_progress, weights)
-    return _maps(store, images, vectors, _names(chosen), None, heads, on_progress, weights, shards)
+    return _maps(store, shown, vectors, _names(chosen), None, through, on_progress, weights, shards)
 
 
 def contrast(
@@ -62,49 +63,58 @@ def contrast(
     heads: Sequence[Head] | None = None,
     on_progress: Listener = ignore,
     *,
+    centred: bool = False,
     weights: str | Path | None = None,
     shards: Sequence[str] = (),
 ) -> TextMaps:
     """Maps of one text minus maps of another: positive where the patch speaks for `text` more than for `against`.
 
-    `contrast(store, images, b, a)` is exactly the negative of `contrast(store, images, a, b)`. Arguments and errors are
-    those of `segment`.
+    `contrast(store, images, b, a)` is exactly the negative of `contrast(store, images, a, b)`. With `centred`, each map
+    is minus its mean over the image's patches: it is positive where a patch speaks for `text` more than the image as a
+    whole does, which tells two objects apart, but says nothing of how much either is there. Other arguments, and
+    errors, are those of `segment`.
     """
     names = _names([text, against])
+    shown, through = usable(store, images, shards), _through(store, heads)
     vectors = _vectors(store, [text, against], on_progress, weights)
     # Both directions compute the same difference, and one of them negates it.
     swapped = vectors[1].tobytes() < vectors[0].tobytes()
     found = _maps(
-        store, images, vectors[::-1] if swapped else vectors, names[:1], names[1:], heads, on_progress, weights, shards
+        store, shown, vectors[::-1] if swapped else vectors, names[:1], names[1:], through, on_progress, weights, shards
     )
     difference = found.maps[:, :1] - found.maps[:, 1:]
+    if centred:
+        difference -= difference.mean(axis=(2, 3), keepdims=True)
     # A difference of nothing is 0, never −0.
-    return replace(found, maps=(-difference if swapped else difference) + np.float32(0))
+    return replace(found, maps=(-difference if swapped else difference) + np.float32(0), centred=centred)
 
 
 def _maps(
     store: Store,
-    images: Images,
+    shown: Sequence[Image | QueryImage],
     vectors: Float[np.ndarray, "text joint"],
     texts: tuple[str | None, ...],
     against: tuple[str | None, ...] | None,
-    heads: Sequence[Head] | None,
+    heads: Sequence[Head],
     on_progress: Listener,
     weights: str | Path | None,
     shards: Sequence[str],
 ) -> TextMaps:
-    shown = listed(store, images)
-    every = stored_heads(store)
-    chosen = every if heads is None else distinct(store, heads)
-    for layer, head in chosen:
-        store.contents.layer_index(layer, head)
     maps: list[Float32[np.ndarray, "text rows columns"]] = []
     for done, image in enumerate(shown, start=1):
         patches = patch_outputs(store, image, on_progress, weights=weights, shards=shards)
-        maps.append(maps_along(store, patches, vectors, chosen))
+        maps.append(maps_along(store, patches, vectors, heads))
         on_progress(Progress("maps", done, len(shown)))
     numbers, names = zip(*(name_of(store, image) for image in shown), strict=True)
-    return TextMaps(numbers, names, texts, against, tuple(chosen), len(every), np.stack(maps))
+    return TextMaps(numbers, names, texts, against, tuple(heads), len(stored_heads(store)), np.stack(maps))
+
+
+def _through(store: Store, heads: Sequence[Head] | None) -> Sequence[Head]:
+    """The heads without repetition, by default all stored ones. Raises SettingsError for one that is not stored."""
+    found = stored_heads(store) if heads is None else distinct(store, heads)
+    for layer, head in found:
+        store.contents.layer_index(layer, head)
+    return found
 
 
 def _several(texts: Text | Sequence[Text]) -> list[Text]:

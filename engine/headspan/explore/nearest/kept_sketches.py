@@ -19,6 +19,7 @@ from headspan.background import finish, later
 from headspan.explore.nearest.eight_bits import EightBits
 from headspan.explore.nearest.scored import ScoredEmbedding, Sketchable
 from headspan.explore.nearest.sketch import Sketch
+from headspan.forgetting import Forgetting
 from headspan.store.mapped import UnmappableError
 from headspan.store.reader import Store
 
@@ -43,7 +44,8 @@ class _Kept:
         self._asked: OrderedDict[Hashable, None] = OrderedDict()
         self._numbers: weakref.WeakKeyDictionary[Store, int] = weakref.WeakKeyDictionary()
         self._stores = 0
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._deleted = Forgetting(self._lock, self._forget)
 
     def number(self, store: Store) -> int:
         """A number that no other open store of this process has had."""
@@ -51,11 +53,12 @@ class _Kept:
             if store not in self._numbers:
                 self._stores += 1
                 self._numbers[store] = self._stores
-                weakref.finalize(store, self._forget, self._stores)
+                self._deleted.watch(store, self._stores)
             return self._numbers[store]
 
     def get(self, key: Hashable) -> _Kind | None:
         with self._lock:
+            self._deleted.forget_deleted()
             self._queries += 1
             if key not in self._sketches:
                 return None
@@ -72,6 +75,7 @@ class _Kept:
 
     def put(self, key: Hashable, sketch: _Kind) -> None:
         with self._lock:
+            self._deleted.forget_deleted()
             self._use(key, sketch)
             while self.bytes > _KEPT_BYTES:
                 self._sketches.popitem(last=False)
@@ -100,10 +104,9 @@ class _Kept:
         self._sketches.move_to_end(key)
 
     def _forget(self, number: int) -> None:
-        with self._lock:
-            for known in (self._sketches, self._asked):
-                for key in [key for key in known if isinstance(key, tuple) and key[0] == number]:
-                    del known[key]
+        for known in (self._sketches, self._asked):
+            for key in [key for key in known if isinstance(key, tuple) and key[0] == number]:
+                del known[key]
 
 
 _kept = _Kept()

@@ -85,7 +85,7 @@ def _by_bounds(
     constant = scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0
 
     def exact(rows: Int[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
-        return scored.exact(query, _images_of(store, rows))
+        return scored.exact(query, store.images_of_rows(rows))
 
     eight_bits = None if isinstance(scored, ScoredHeads) else eight_bits_of(store, ScoredEmbedding(store), sketched)
     # Heads are in sketches, the embedding in eight bits.
@@ -93,13 +93,7 @@ def _by_bounds(
     found = survivors(parts, count, row, exact, constant, closer)
     if found is None and len(closer) == 1:
         found = survivors(closer, count, row, exact)
-    return None if found is None else _best_by_bounds(scored, query, _images_of(store, found[0]), found[1], count)
-
-
-def _images_of(store: Store, rows: Int[np.ndarray, " some"]) -> Int[np.ndarray, " some"]:
-    """The indices of images by their rows."""
-    # Of a store that shows all rows, a search among all of them would take milliseconds.
-    return rows if store.images == store.planned_images else np.searchsorted(store.rows, rows)
+    return None if found is None else _best_by_bounds(scored, query, store.images_of_rows(found[0]), found[1], count)
 
 
 def _best_of(

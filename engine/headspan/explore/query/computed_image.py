@@ -53,21 +53,12 @@ def patches_again(
 
     Raises SourceError if it cannot be read or is another image now, and the errors of `computed`.
     """
-    contents, row = store.contents, store.row_of(image)
-    embedding = contents.row("embedding", row)
-    numbers = hashlib.sha256(embedding.tobytes() + contents.row("norm", row).tobytes()).hexdigest()
-    key = _key(store, f"stored {numbers}")
+    key = _stored_key(store, image)
     found = find_image(key, _shapes(store, with_patches=True))
     if found is not None:
         return found["patches"]
-    try:
-        source = ImageSource(name, encoded_image(store, image, shards), None)
-    except SourceError as error:
-        raise SourceError(
-            f"{store.path}: holds no patches, and image {image} ({name}) cannot be read again for its map ({error}); "
-            "name its shards with --shards; queries for neighbours and scores need only the store"
-        ) from error
-    found = _encoded(store, source, True, on_progress, weights)
+    found = _encoded(store, _read_again(store, image, name, shards), True, on_progress, weights)
+    embedding = store.contents.row("embedding", store.row_of(image))
     distance = float(np.linalg.norm(found["embedding"] - embedding) / np.linalg.norm(embedding))
     if not distance < _SAME_IMAGE:
         raise SourceError(
@@ -76,6 +67,29 @@ def patches_again(
         )
     keep_image(key, found)
     return found["patches"]
+
+
+def refuse_unreadable(store: Store, image: int, name: str, shards: Sequence[str]) -> None:
+    """Raise SourceError if `patches_again` would have to read an image that cannot be read; no model is loaded."""
+    if find_image(_stored_key(store, image), _shapes(store, with_patches=True)) is None:
+        _read_again(store, image, name, shards)
+
+
+def _read_again(store: Store, image: int, name: str, shards: Sequence[str]) -> ImageSource:
+    try:
+        return ImageSource(name, encoded_image(store, image, shards), None)
+    except SourceError as error:
+        todo = "correct --shards" if shards else "name its shards with --shards"
+        raise SourceError(
+            f"{store.path}: holds no patches, and image {image} ({name}) cannot be read again for its map ({error}); "
+            f"{todo}; queries for neighbours and scores need only the store"
+        ) from error
+
+
+def _stored_key(store: Store, image: int) -> str:
+    row = store.row_of(image)
+    numbers = store.contents.row("embedding", row).tobytes() + store.contents.row("norm", row).tobytes()
+    return _key(store, f"stored {hashlib.sha256(numbers).hexdigest()}")
 
 
 def _encoded(

@@ -18,9 +18,11 @@ from PIL import Image as Pil
 from headspan.decompose.formula import head_coordinates
 from headspan.errors import SettingsError
 from headspan.events import Listener, ignore
-from headspan.explore.query.computed_image import computed, patches_again
+from headspan.explore.query.computed_image import computed, patches_again, refuse_unreadable
 from headspan.explore.query.image_source import image_source
+from headspan.originals.seen_part import stored_preprocess
 from headspan.store.reader import Store
+from headspan.store.schema import decoding
 
 # The index of an image in the store, a file, or pixels: a PIL image, or uint8 `[height, width, 3]`.
 Image = int | str | Path | Pil.Image | np.ndarray
@@ -104,6 +106,26 @@ def query_image(
     return QueryImage(
         name, number, norm, contents.row("embedding", row), contents.row("heads", row, dtype=np.float32), patches
     )
+
+
+def usable(store: Store, images: Images, shards: Sequence[str] = ()) -> list[Image | QueryImage]:
+    """Images whose patches are to be asked for, as a list, each of which is looked at before a model is loaded.
+
+    Raises what `query_image` raises for an image that cannot be read or decoded, or has no numbers.
+    """
+    found = listed(store, images)
+    for image in found:
+        if isinstance(image, QueryImage):
+            continue
+        if isinstance(image, str | Path | Pil.Image | np.ndarray):
+            image_source(image).decoded(stored_preprocess(store.attributes["preprocess"]), decoding(store.attributes))
+            continue
+        refuse_failed(store, image, store.contents.row("norm", store.row_of(image)))
+        if "patches" not in store.contents.specs:
+            number, name = name_of(store, image)
+            assert number is not None
+            refuse_unreadable(store, number, name, shards)
+    return found
 
 
 def unit_embedding(query: QueryImage) -> Float64[np.ndarray, " joint"]:

@@ -24,7 +24,7 @@ from headspan.store.export.fixed import write_csv, write_safetensors
 from headspan.store.export.npy import write_npy
 from headspan.store.export.parquet import write_parquet
 from headspan.store.reader import Store
-from headspan.user_paths import expand_user
+from headspan.user_paths import expand_user, refuse_missing_folder
 
 FORMATS = ("parquet", "npy", "safetensors", "csv")
 DEFAULT_ARRAYS = ("embedding", "heads")
@@ -110,13 +110,14 @@ def export(
 
 
 def target_of(store: Store, to: str | Path) -> Path:
-    """Return the path to write. Raises StoreError if it is no name, or in the store."""
+    """Return the path to write. Raises StoreError if it is no name, or in the store or a missing folder."""
     path = expand_user(to, StoreError)
     if not path.name or not str(to):
         raise StoreError(f"{FLAG} {str(to)!r}: is not the name of a file or folder; name one, such as run.parquet")
     own, place = store.path.resolve(), path.resolve()
     if own == place or own in place.parents:
         raise StoreError(f"{path}: is in the store itself; choose another {FLAG}, outside of {store.path}")
+    refuse_missing_folder(path, "export")
     return path
 
 

@@ -32,6 +32,7 @@ from headspan.store.lineage import (
 from headspan.store.reader import Store
 from headspan.store.result_files import hidden, is_recorded, note, place, record_key
 from headspan.store.results import Named, check_run, load, load_settings, made_from, refusal, sound
+from headspan.store.write.run_claim import claimed
 from headspan.store.write.run_folder import group_of_kind
 
 # A hidden run that is older was left by a killed process.
@@ -80,7 +81,7 @@ def save(
         raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
     # A run that gains arrays or settings stays the same run.
     checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources)
-    with _refusals(store, kind, run), unconsolidated(storage, kind):
+    with _refusals(store, kind, run), claimed(storage, kind, run), unconsolidated(storage, kind):
         # First under a hidden name, so that a run exists completely or not at all.
         unnamed = _hidden(storage, kind, run)
         try:
@@ -110,8 +111,9 @@ def remove(store: Store, kind: str, run: str) -> list[str]:
     After an interruption, an error or a kill the run is there or not. Raises StoreError if it cannot be deleted.
     """
     storage, own = store.contents.storage, f"{kind}/{run}"
-    with _refusals(store, kind, run, "deleted"), unconsolidated(storage, kind):
+    with _refusals(store, kind, run, "deleted"):
         _recover(storage, kind, run)
+    with _refusals(store, kind, run, "deleted"), claimed(storage, kind, run), unconsolidated(storage, kind):
         derived = [each for each in made_from(store, kind, run) if older(storage, *each.split("/")) is None]
         note_sources(storage, kind, run)
         if storage.size(record_key(kind, run)) is None and _exists(storage, own):
@@ -174,11 +176,14 @@ def _discard(storage: Storage, earlier: str) -> None:
 
 def _recover(storage: Storage, kind: str, run: str) -> None:
     """Give the recorded run its name again, if a process was killed while it replaced or removed it."""
-    own, found = f"{kind}/{run}", place(storage, kind, run)
-    if found != own:
-        if _exists(storage, own):
-            storage.move_folder(own, f"{kind}/.{run}.{new_token()}")
-        storage.move_folder(found, own)
+    own = f"{kind}/{run}"
+    if place(storage, kind, run) == own:
+        return
+    with claimed(storage, kind, run):
+        if (found := place(storage, kind, run)) != own:
+            if _exists(storage, own):
+                storage.move_folder(own, f"{kind}/.{run}.{new_token()}")
+            storage.move_folder(found, own)
 
 
 def _axes(store: Store, dims: Sequence[str], shape: Sequence[int]) -> list[str]:

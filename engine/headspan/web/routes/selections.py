@@ -94,7 +94,7 @@ def _listing(asked: AskedStore, filtering: Filter, order: Order, offset: int, li
         store=asked.name,
         total=len(rows),
         offset=offset,
-        images=asked.hits(np.searchsorted(asked.store.rows, page)),
+        images=asked.hits(asked.store.images_of_rows(page)),
         words=filtering.in_words(asked.class_names),
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, SettingsError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.explore.heads.spectra import spectra
 from headspan.explore.heads.spectrum import HeadSpectra
@@ -65,12 +65,13 @@ class Worker:
 
     def stored_image(self, row: int) -> QueryImage:
         """The numbers of the image at `row` of the store, with its patches."""
-        rows = self._store.rows
-        place = int(np.searchsorted(rows, row))
-        if place == len(rows) or rows[place] != row:
+        (image,) = self._store.images_of_rows(np.array([row])).tolist()
+        if image < 0:
             self._store = opened_with_cache(self._store.path, self._cache_bytes)
-            place = int(np.searchsorted(self._store.rows, row))
-        return query_image(self._store, place, with_patches=True, weights=self._weights, shards=self._shards)
+            (image,) = self._store.images_of_rows(np.array([row])).tolist()
+        if image < 0:
+            raise SettingsError(f"{self._store.path}: does not show row {row} any more; choose another image")
+        return query_image(self._store, image, with_patches=True, weights=self._weights, shards=self._shards)
 
     def spectrum(self, head: Head, pool: str | None) -> HeadSpectra:
         """As `Model.spectrum`."""
