@@ -109,9 +109,10 @@ def save_scores(
     )
 
 
-def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
+def read_scores(store: Store, run: str | None = None, spans: HeadSpans | None = None) -> ConceptConsistency:
     """Read the scores of a run from a store; without `run`, of the only one.
 
+    `spans` are the text spans of that name, where they are read already.
     Raises StoreError if they are missing or damaged, or if there are several runs and none is named.
     """
     run = results.only_run(store, "ccs", run)
@@ -123,14 +124,15 @@ def read_scores(store: Store, run: str | None = None) -> ConceptConsistency:
     with results.as_written(store, "ccs", run):
         judges, votes, texts = tuple(map(str, settings["judges"])), arrays["votes"], arrays["texts"]
     labels, lineage = _scored_labels(store, run, settings), lineage_of(store, "ccs", run)
-    chance = _chance(store, labels) if judges == (labels.source,) else None
+    chance = _chance(store, labels, spans) if judges == (labels.source,) else None
     return ConceptConsistency(labels, Votes(judges, votes, texts), chance, lineage=lineage)
 
 
-def _chance(store: Store, labels: Labels) -> ConsistencyChance | None:
+def _chance(store: Store, labels: Labels, spans: HeadSpans | None) -> ConsistencyChance | None:
     """What chance gives, computed from the pool and the chosen texts: it costs milliseconds, so it is not stored."""
     try:
-        return consistency_chance(spans_of(store, labels), labels)
+        is_same = spans is not None and labels.spans is None and labels.older is None and spans.run == labels.run
+        return consistency_chance(spans if spans is not None and is_same else spans_of(store, labels), labels)
     except StoreError:
         # Scores are readable without the texts that they were made from.
         return None

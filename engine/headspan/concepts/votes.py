@@ -8,10 +8,10 @@ from typing import Any
 
 from headspan.concepts.answers import Record, read_records, texts_of
 from headspan.concepts.ccs import read_scores
-from headspan.concepts.consistency import NO_VOTE
+from headspan.concepts.consistency import NO_VOTE, ConceptConsistency
 from headspan.errors import counted
 from headspan.frames import Tabular
-from headspan.spans.result import place_of
+from headspan.spans.result import HeadSpans, place_of
 from headspan.spans.saved import read_spans
 from headspan.store.lineage import refuse_older
 from headspan.store.reader import Store
@@ -100,8 +100,12 @@ def read_votes(store: Store, run: str | None = None) -> VotesOfRun:
     Raises StoreError if the run or what it was made from is missing or damaged, or was replaced since.
     """
     found = read_scores(store, run)
+    return votes_of_scores(store, found, read_spans(store, found.labels.run))
+
+
+def votes_of_scores(store: Store, found: ConceptConsistency, spans: HeadSpans) -> VotesOfRun:
+    """The same of scores and text spans that are read already. Raises as `read_votes` does."""
     labels, votes = found.labels, found.votes
-    spans = read_spans(store, labels.run)
     # The texts of a newer run are not those that were voted on.
     refuse_older(store, "ccs", labels.run)
     labelled = {(one["layer"], one["head"]): one for one in read_records(store, "labels", labels.run)}

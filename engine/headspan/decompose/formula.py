@@ -87,13 +87,19 @@ def head_directions(
     """
     matrix = folded.head_to_joint[index, head]
     if convention == "uniform":
-        heads = folded.head_to_joint.shape[1]
-        parts = folded.share_count[0] * heads
-        mean_and_bias = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / parts, folded.shift / parts])
+        mean_and_bias = mean_and_bias_directions(folded, layer)
     else:
         matrix = matrix - np.outer(folded.head_mean[index, head], folded.gain)
         mean_and_bias = np.zeros((EXTRA_COORDINATES, matrix.shape[1]), np.float32)
     return np.concatenate([matrix, mean_and_bias]).astype(np.float32)
+
+
+def mean_and_bias_directions(folded: Folded, layer: int) -> Float32[np.ndarray, "term joint"]:
+    """The last rows of the directions of every head of a layer in `uniform`, see `head_directions`."""
+    heads = folded.head_to_joint.shape[1]
+    parts = folded.share_count[0] * heads
+    found = np.stack([folded.bias_to_joint[layer] / heads, -folded.gain / parts, folded.shift / parts])
+    return found.astype(np.float32)
 
 
 def mlp_contributions(

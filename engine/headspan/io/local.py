@@ -102,9 +102,11 @@ class LocalStorage:
             if error.filename == top and not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise StoreError(f"{top}: cannot be listed ({error.strerror}); correct its permissions") from error
 
+        # `os.path.relpath` would take a third of the time.
+        place = os.path.relpath(top, self.root)
         for path, _, names in os.walk(top, onerror=refuse):
-            place = os.path.relpath(path, self.root)
-            yield from names if place == "." else (f"{place}/{name}" for name in names)
+            here = (place if place != "." else "") + path[len(top) :]
+            yield from (f"{here}/{name}" for name in names) if here else names
 
     def times(self, folder: str) -> dict[str, float]:
         # A file may be deleted after it was listed.

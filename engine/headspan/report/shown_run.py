@@ -5,6 +5,7 @@ from __future__ import annotations
 from headspan.concepts.ccs import read_scores
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.errors import SettingsError
+from headspan.spans.result import HeadSpans
 from headspan.store.lineage import older
 from headspan.store.reader import Store
 from headspan.store.results import only_run, runs
@@ -33,11 +34,14 @@ def shown_run(store: Store, run: str | None = None, heads: str | None = None) ->
     return only_run(store, "textspan", run)
 
 
-def scores_of(store: Store, run: str) -> ConceptConsistency | None:
-    """The scores of the run; None if there are none, or if they were made from an older run of that name."""
+def scores_of(store: Store, run: str, spans: HeadSpans | None = None) -> ConceptConsistency | None:
+    """The scores of the run; None if there are none, or if they were made from an older run of that name.
+
+    `spans` are the run's, where they are read already.
+    """
     if run not in runs(store, "ccs") or older_than(store, "ccs", run):
         return None
-    return read_scores(store, run)
+    return read_scores(store, run, spans)
 
 
 def older_than(store: Store, kind: str, run: str) -> str | None:

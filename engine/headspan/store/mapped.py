@@ -70,12 +70,13 @@ class MappedRows(ShardRows):
     def _bytes_of(self, shard: int) -> memoryview | None:
         """Return the bytes of a shard's pieces; None if the shard is missing."""
         first_row = shard * self.spec.shard[0]
+        if (found := self._bytes.get(first_row)) is not None:
+            _OPEN.used(self, first_row)
+            return found
         body = body_of(self._shard(first_row))
         if body is None:
             return None
-        found = self._bytes.get(first_row)
-        if found is None:
-            found = self._bytes[first_row] = body.view(np.uint8).data
+        found = self._bytes[first_row] = body.view(np.uint8).data
         return found
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:

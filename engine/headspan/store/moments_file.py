@@ -87,10 +87,8 @@ def variances_along(
 ) -> Float64[np.ndarray, " vector"]:
     """The variance of every vector's product with the coordinates whose moments are given."""
     # Rounding may make the variance of a constant product negative.
-    variances: Float64[np.ndarray, " vector"] = np.einsum(
-        "vc,vc->v", vectors @ covariance_of(total, gram, count), vectors
-    ).clip(0)
-    return variances
+    squares: Float64[np.ndarray, " vector"] = np.einsum("vc,vc->v", vectors @ gram, vectors) / count
+    return (squares - (vectors @ total / count) ** 2).clip(0)
 
 
 def pack(moments: MergedMoments) -> bytes:

@@ -125,8 +125,16 @@ class AskedStore:
 
     def classes(self) -> Classes:
         """The classes of the images."""
-        has_metadata = "metadata" in self.explorer.stores.filled_columns(self.name)
-        return self.keep("classes", lambda: read_classes(self.store, has_metadata), lambda found: found.bytes)
+        return self.keep("classes", lambda: read_classes(self.store, self._has_metadata), lambda found: found.bytes)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """The names of classes by their numbers, which only metadata have; without them, no label is read."""
+        return self.classes().names if self._has_metadata else {}
+
+    @property
+    def _has_metadata(self) -> bool:
+        return "metadata" in self.explorer.stores.filled_columns(self.name)
 
     def keep(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda thing: SMALL_BYTES) -> T:
         """What `make` computes of the store as it is now, or what it has computed before; `size` is its bytes."""
@@ -152,7 +160,7 @@ class AskedStore:
 
     def _class_names(self, images: Int[np.ndarray, " hit"], labels: list[int | None]) -> list[str | None]:
         """The names of some images' classes: by their numbers, or where classes have no numbers, from the metadata."""
-        names = self.classes().names
+        names = self.class_names
         if names or not len(images) or not self._has_class_names():
             return [None if label is None else names.get(label) for label in labels]
         return [class_name(metadata_of(each["metadata"])) for each in self.store.few_samples(images, ["metadata"])]
@@ -161,7 +169,7 @@ class AskedStore:
         """Whether the metadata of one of the first images name its class; metadata are long, so others are not read."""
 
         def look() -> bool:
-            if "metadata" not in self.explorer.stores.filled_columns(self.name):
+            if not self._has_metadata:
                 return False
             first = self.store.few_samples(range(min(_FIRST, self.store.images)), ["metadata"])
             return any(class_name(metadata_of(each["metadata"])) is not None for each in first)

@@ -12,7 +12,7 @@ import numpy as np
 
 from headspan.concepts.consistency import ConceptConsistency
 from headspan.concepts.labels import Labels, read_labels
-from headspan.concepts.votes import VotesOfRun, read_votes
+from headspan.concepts.votes import VotesOfRun, votes_of_scores
 from headspan.errors import StoreError
 from headspan.explore.heads.alike import effective_ranks
 from headspan.head_names import head_name
@@ -86,8 +86,8 @@ def read_head_results(store: Store, run: str | None) -> HeadResults:
         notices.append(f"Texts, shares and labels are over {spans.over}.")
     found, labels, votes = None, None, None
     try:
-        found = scores_of(store, run)
-        votes = None if found is None else read_votes(store, run)
+        found = scores_of(store, run, spans)
+        votes = None if found is None else votes_of_scores(store, found, spans)
         labels = found.labels if found is not None else _labels(store, run)
         if found is None:
             notices.append(_sentence(why_no_scores(spans, older_than(store, "ccs", run))))

@@ -23,7 +23,8 @@ from headspan.events import Listener, ignore
 from headspan.explore.nearest.similarities import refuse_other_vectors
 from headspan.frames import Tabular
 from headspan.spans.result import place_of
-from headspan.store.head_space import Head
+from headspan.store.head_products import directions_along
+from headspan.store.head_space import Head, stored_heads
 from headspan.store.magnitudes import component_covariances, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments, variances_along
 from headspan.store.reader import Store
@@ -185,13 +186,11 @@ def text_shares(
         compared = _compare(store, others, moments, embedding)
         if is_kept:
             _compared[store] = compared
+    every = directions_along(store, stored_heads(store), unit[0]).reshape(*shape, -1)
     for place in np.ndindex(*shape):
-        directions = store.head_directions(store.layers[place[0]], place[1])
-        at = store.contents.layer_index(store.layers[place[0]]), place[1]
-        of_head = moments.total[at], moments.gram[at], moments.count
-        along = unit @ directions.astype(np.float64).T
-        share[place] = variances_along(along, *of_head)[0] / score
-        mean[place] = along[0] @ moments.total[at] / moments.count
+        at, along = (store.contents.layer_index(store.layers[place[0]]), place[1]), every[place]
+        share[place] = variances_along(along[None], moments.total[at], moments.gram[at], moments.count)[0] / score
+        mean[place] = along @ moments.total[at] / moments.count
     heads = terms = None
     if covariance:
         rows = store.contents.good_rows() if images is None else selection_of(store, images).rows

@@ -7,6 +7,8 @@ what rounding leaves of an image bounds the error of its score for a query of le
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int8, Int32
 
@@ -29,8 +31,9 @@ try:
 except ImportError:
     numkong = None  # type: ignore[assignment]
 
-# Sums of products of steps stay below this, so that float32 holds them exactly.
-_LARGEST_SUM = 1 << 24
+# Sums of products of steps stay below this, so that float32 holds them exactly; others it rounds by this at most,
+# relative to the product of both lengths and the number of terms.
+_LARGEST_SUM, _TERM = 1 << 24, 2.0**-23
 # No step is smaller than this.
 _SMALLEST = 1e-9
 # What float32 adds to a row, relative to its length.
@@ -88,6 +91,8 @@ class EightBits:
         lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest
         rounding = EXACT * (abs(centre) + float(np.abs(weights).sum()) * STEPS)
         error = length * self._left_out * (1 + SLACK)
+        single = weights.astype(np.float32)
+        of_single = _TERM * len(weights) * float(np.linalg.norm(weights)) * self._longest
 
         def upper() -> Int32[np.ndarray, " row"]:
             found = np.empty((len(self._steps), 1), np.float32)
@@ -95,18 +100,22 @@ class EightBits:
             return found.reshape(-1).astype(np.int32)
 
         def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
-            # `take` is quicker than an index.
-            estimates = np.take(self._steps, rows, axis=0).astype(np.float64) @ weights + centre
+            # `take` is quicker than an index, and float32 than float64.
+            estimates = (np.take(self._steps, rows, axis=0).astype(np.float32) @ single).astype(np.float64) + centre
             left_out = np.full(len(rows), self._left_out)
             _, here, of_far = np.intersect1d(rows, self._far, assume_unique=True, return_indices=True)
             left_out[here] = self._far_left_out[of_far]
-            return estimates, estimates + (length * (1 + SLACK) * left_out + rounding)
+            return estimates, estimates + (length * (1 + SLACK) * left_out + rounding + of_single)
 
-        some = self._steps[: self._rows : max(1, self._rows // _EVERY)].astype(np.float64) @ weights
+        some = self._some @ single
         return Products(
             *(upper, unit, centre + lost + error + rounding, error + lost, float(some.var()) if len(some) else 0.0),
             *(bounds, self._rows, self._hidden, self._far),
         )
+
+    @cached_property
+    def _some(self) -> Float32[np.ndarray, "some joint"]:
+        return self._steps[: self._rows : max(1, self._rows // _EVERY)].astype(np.float32)
 
     def _fill(self, scored: Sketchable, first_row: int, end: int, left_out: Float32[np.ndarray, " row"]) -> float:
         """Round some rows; the largest length of one in steps."""

@@ -21,6 +21,7 @@ from headspan.explore.nearest.search import search, search_both_ends
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, own_coordinates, query_image, unit_embedding
 from headspan.frames import Tabular
+from headspan.store.head_products import contribution_of
 from headspan.store.head_space import Head, stored_heads
 from headspan.store.kept_means import head_means
 from headspan.store.reader import Store
@@ -172,8 +173,9 @@ def nearest_ablated(
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
     """An image's embedding divided by its length, with the contributions of distinct `heads` at their means."""
     found = unit_embedding(query)
-    for head, mean in zip(heads, head_means(store, heads), strict=True):
-        found -= (own_coordinates(store, query, *head) - mean) @ store.head_directions(*head)
+    if heads:
+        own = np.stack([own_coordinates(store, query, *head) for head in heads])
+        found -= contribution_of(store, heads, own - np.stack(head_means(store, heads)))
     return found
 
 
@@ -184,10 +186,9 @@ def query_vector(store: Store, query: QueryImage, heads: Sequence[Head] | None) 
     """
     if heads is None:
         return (query.embedding / query.norm[2].astype(np.float64)).astype(np.float32)
-    total, chosen = np.zeros(store.joint), distinct(store, heads)
-    for head in chosen:
-        total += own_coordinates(store, query, *head) @ store.head_directions(*head)
-    return (total / len(chosen)).astype(np.float32)
+    chosen = distinct(store, heads)
+    own = np.stack([own_coordinates(store, query, *head) for head in chosen])
+    return (contribution_of(store, chosen, own) / len(chosen)).astype(np.float32)
 
 
 def nearest(

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, Int
 from headspan.decompose.formula import mean_and_bias_terms
 from headspan.explore.nearest.similarities import similarities
 from headspan.store.conversion import as_float32
+from headspan.store.head_products import directions_along
 from headspan.store.head_space import Head
 from headspan.store.mapped import UnmappableError
 from headspan.store.products import over_spans
@@ -119,6 +120,8 @@ class ScoredHeads(Sketchable):
 
     def __init__(self, store: Store, heads: Sequence[Head]) -> None:
         self._store, self._heads = store, list(heads)
+        # The last query and its products with the heads' directions.
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
         self._index = [store.contents.layer_index(layer, head) for layer, head in heads]
 
     @property
@@ -143,7 +146,8 @@ class ScoredHeads(Sketchable):
     @cached_property
     def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
         """The directions of the heads' outputs, head by head, then those of the three terms, which all heads share."""
-        every = np.stack(self._directions).astype(np.float64) / len(self._heads)
+        every = np.stack([self._store.head_directions(*head) for head in self._heads]).astype(np.float64)
+        every /= len(self._heads)
         own = every[:, : self._store.head_dim].reshape(-1, every.shape[2])
         return np.concatenate([own, every[:, self._store.head_dim :].sum(axis=0)])
 
@@ -157,12 +161,10 @@ class ScoredHeads(Sketchable):
         found[:, -len(terms) :] = terms.T
         return found
 
-    @cached_property
-    def _directions(self) -> list[Float32[np.ndarray, "coordinate joint"]]:
-        return [self._store.head_directions(*head) for head in self._heads]
-
     def _along(self, query: Float32[np.ndarray, " joint"]) -> Float64[np.ndarray, "head coordinate"]:
-        return np.stack([each.astype(np.float64) @ query for each in self._directions]) / len(self._heads)
+        if self._last is None or self._last[0] is not query:
+            self._last = query, directions_along(self._store, self._heads, query.astype(np.float64)) / len(self._heads)
+        return self._last[1]
 
     def _sums(
         self,

@@ -77,22 +77,23 @@ def _by_bounds(
     sketched: bool | None,
 ) -> Best | None:
     """The best images by a sketch, or else by eight bits of all numbers; None if neither is kept or leaves few."""
-    for bounds in (_sketched, _in_eight_bits):
-        parts = bounds(store, scored, query, sketched)
-        if parts is None:
-            # Eight bits of all numbers are kept only where a sketch does not serve.
-            return None
-        found = survivors(
-            *(parts, count, None if without is None else int(store.rows[without])),
-            lambda rows: scored.exact(query, store.images_of_rows(rows)),
-            scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0,
-        )
-        if found is not None:
-            rows, upper = found
-            best = _best_by_bounds(scored, query, store.images_of_rows(rows), upper, count)
-            if best is not None:
-                return best
-    return None
+    parts = _sketched(store, scored, query, sketched)
+    if parts is None:
+        # Eight bits of all numbers are kept only beside a sketch.
+        return None
+    row = None if without is None else int(store.rows[without])
+    constant = scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0
+
+    def exact(rows: Int[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
+        return scored.exact(query, store.images_of_rows(rows))
+
+    eight_bits = None if isinstance(scored, ScoredHeads) else eight_bits_of(store, ScoredEmbedding(store), sketched)
+    # Heads are in sketches, the embedding in eight bits.
+    closer = [] if eight_bits is None else [eight_bits.products(query), *parts[1:]]
+    found = survivors(parts, count, row, exact, constant, closer)
+    if found is None and len(closer) == 1:
+        found = survivors(closer, count, row, exact)
+    return None if found is None else _best_by_bounds(scored, query, store.images_of_rows(found[0]), found[1], count)
 
 
 def _best_of(
@@ -149,14 +150,6 @@ def _sketched(
     if whole is None or any(each is None for each in removed):
         return None
     return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]
-
-
-def _in_eight_bits(
-    store: Store, scored: Sketchable | ScoredAblated, query: Float32[np.ndarray, " joint"], sketched: bool | None
-) -> list[Products] | None:
-    """Bounds of all scores from the embeddings in eight bits; None if these are not kept yet."""
-    kept = eight_bits_of(store, scored, sketched) if isinstance(scored, ScoredEmbedding) else None
-    return None if kept is None else [kept.products(query)]
 
 
 def _best_by_bounds(

@@ -30,6 +30,8 @@ STEPS, DEVIATIONS = 127, 5
 # The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
 # multiplied as one, with as many columns, each of which has the query in another place.
 _FIRST_BYTES, _TOGETHER = 32, 4
+# No product of a sketch's row and a query in steps is larger.
+LARGEST_SUM = STEPS**2 * _FIRST_BYTES
 # What is allocated is a multiple of so many rows.
 BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.

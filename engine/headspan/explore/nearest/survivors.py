@@ -3,7 +3,8 @@
 The images of the largest bounds are scored exactly; all others whose bounds are lower than the `count`-th of these
 scores are not among the nearest. Nothing is missed, whatever the numbers are. If they do not follow the axes of the
 sketches, or the query lies across them, as texts do, too many images are left, and the caller reads all numbers.
-Scores may be sums, such as an embedding's without some heads: then the bounds of all parts are added.
+Scores may be sums, such as an embedding's without some heads: then the bounds of all parts are added. Where all numbers
+are kept in eight bits, these leave a tenth of the survivors or fewer, without reading the store.
 """
 
 from __future__ import annotations
@@ -13,31 +14,39 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Shaped
 
-from headspan.explore.nearest.sketch import BLOCK, Products
+from headspan.explore.nearest.sketch import BLOCK, LARGEST_SUM, Products
 
 # A query is not tried whose bounds are more standard deviations of its scores.
 _HOPELESS = 4.0
 # More images than this share are not looked at one by one.
 _MOST_LEFT = 1 / 16
 # Images of the largest bounds that are looked at first, for each one that is asked for, and at least; and of these, how
-# many at least are scored. Where bounds are wide, as those of texts, the `count` best estimates are often not the best.
-_CANDIDATES, _LEAST_CANDIDATES, _LEAST_SCORED = 4, 256, 64
+# many at least are scored. Where bounds are wide, as those of texts, the `count` best estimates are often not the best:
+# where they are narrow, by so many standard deviations of the scores, fewer are scored.
+_CANDIDATES, _LEAST_CANDIDATES, _LEAST_SCORED, _LEAST_OF_NARROW = 4, 256, 64, 24
+_NARROW = 1.5
 # What float32 adds to a sum of bounds, relative to the largest one.
 _ROUNDING = 2.0**-20
 _Exact = Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]]
 
 
 def survivors(
-    parts: Sequence[Products], count: int, without: int | None, exact: _Exact, constant: float = 0.0
+    parts: Sequence[Products],
+    count: int,
+    without: int | None,
+    exact: _Exact,
+    constant: float = 0.0,
+    closer: Sequence[Products] = (),
 ) -> tuple[Int[np.ndarray, " some"], Float64[np.ndarray, " some"]] | None:
     """The rows of the store that can be among the `count` rows of the largest scores, apart from `without`.
 
     A score is the sum of those of the parts, and `constant`. The second array holds the upper bounds of the scores;
     the rows are in descending order of these. None if they are too many to be looked at. `exact` gives the scores of
-    some rows.
+    some rows. `closer` are other parts of the same scores, whose bounds of some rows are closer.
     """
     # Parts after the first one are small beside it.
-    if sum(part.error for part in parts) > _HOPELESS * parts[0].variance ** 0.5:
+    error, deviation = sum(part.error for part in parts), parts[0].variance ** 0.5
+    if error > _HOPELESS * deviation:
         return None
     upper, unit, offset = _added(parts)
     lowest, highest = (np.iinfo(np.int32).min, np.iinfo(np.int32).max) if len(parts) == 1 else (-np.inf, np.inf)
@@ -50,8 +59,9 @@ def survivors(
     wanted = min(max(_CANDIDATES * count, _LEAST_CANDIDATES), len(tops))
     near = _at_least(upper, tops, np.partition(tops, -wanted)[-wanted].item())[: _CANDIDATES * BLOCK]
     near = near[upper[near] > lowest]
-    estimates = np.sum([part.bounds(near)[0] for part in parts], axis=0)
-    near = near[np.argsort(-estimates, kind="stable")[: max(count, _LEAST_SCORED)]]
+    estimates = np.sum([part.bounds(near)[0] for part in closer or parts], axis=0)
+    scored = max(2 * count, _LEAST_OF_NARROW if closer or error < _NARROW * deviation else _LEAST_SCORED)
+    near = near[np.argsort(-estimates, kind="stable")[:scored]]
     scores = exact(near) if len(near) >= count else np.zeros(0)
     if not len(scores) or not np.isfinite(scores).all():
         return None
@@ -63,8 +73,10 @@ def survivors(
     left = _at_least(upper, tops, max(int(np.floor(bound)), int(lowest) + 1) if len(parts) == 1 else bound)
     if len(left) > max(_LEAST_SCORED, _MOST_LEFT * parts[0].rows):
         return None
-    bounds = np.sum([part.bounds(left)[1] for part in parts], axis=0) + constant
-    left, bounds = left[bounds >= least], bounds[bounds >= least]
+    for each in (parts, closer):
+        if each:
+            bounds = np.sum([part.bounds(left)[1] for part in each], axis=0) + constant
+            left, bounds = left[bounds >= least], bounds[bounds >= least]
     order = np.argsort(-bounds, kind="stable")
     return left[order], bounds[order]
 
@@ -75,9 +87,9 @@ def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float
         return parts[0].upper(), parts[0].unit, parts[0].offset
     scaled = [_scaled(part) for part in parts]
     total = scaled[0]
-    largest = sum(max(float(each.max()), -float(each.min())) for each in scaled)
     for each in scaled[1:]:
         total += each
+    largest = LARGEST_SUM * sum(part.unit for part in parts)
     return total, 1.0, sum(part.offset for part in parts) + _ROUNDING * largest
 
 

@@ -14,8 +14,9 @@ from jaxtyping import Float32, Float64
 
 from headspan.config import as_ranges
 from headspan.decompose.formula import mlp_contributions
-from headspan.explore.query.query_image import QueryImage, own_coordinates, unit_embedding
+from headspan.explore.query.query_image import QueryImage, all_coordinates, unit_embedding
 from headspan.head_names import Head
+from headspan.store.head_products import directions_along
 from headspan.store.head_space import stored_heads
 from headspan.store.kept_means import embedding_mean, head_means, term_means
 from headspan.store.reader import Store
@@ -57,21 +58,20 @@ def image_parts(store: Store, query: QueryImage, vector: Float32[np.ndarray, " j
     text = vector.astype(np.float64)
     text /= np.linalg.norm(text)
     heads = stored_heads(store)
-    along = {head: store.head_directions(*head) @ text for head in heads}
+    along = directions_along(store, heads, text)
     of_terms = means_of_terms = np.zeros(0)
     known = query.image is not None and "mlps" in store.contents.specs
     if known:
         of_terms, means_of_terms = _terms(store, query) @ text, term_means(store) @ text
     means_of_heads, mean_cosine = np.full(len(heads), np.nan), np.nan
     if store.images:
-        means = zip(heads, head_means(store, heads), strict=True)
-        means_of_heads = np.array([mean @ along[head] for head, mean in means])
+        means_of_heads = np.einsum("hc,hc->h", np.stack(head_means(store, heads)), along)
         mean_cosine = float(embedding_mean(store) @ text)
     return ImageParts(
         cosine=float(unit_embedding(query) @ text),
         mean_cosine=mean_cosine,
         heads=tuple(heads),
-        of_heads=np.array([own_coordinates(store, query, *head) @ along[head] for head in heads]),
+        of_heads=np.einsum("hc,hc->h", all_coordinates(store, query), along),
         means_of_heads=means_of_heads,
         terms=_term_names(store) if known else (),
         of_terms=of_terms,

@@ -144,6 +144,12 @@ def own_coordinates(store: Store, query: QueryImage, layer: int, head: int) -> F
     return head_coordinates(own, query.norm.astype(np.float64), normalised=True)
 
 
+def all_coordinates(store: Store, query: QueryImage) -> Float64[np.ndarray, "head coordinate"]:
+    """The `own_coordinates` of every stored head, in the order of `stored_heads`."""
+    own = query.heads.astype(np.float64).reshape(-1, query.heads.shape[-1])
+    return head_coordinates(own, np.broadcast_to(query.norm.astype(np.float64), (len(own), 3)), normalised=True)
+
+
 def refuse_failed(store: Store, image: int, norm: Float32[np.ndarray, " 3"]) -> None:
     """Raise SettingsError if the store has no numbers of an image, since it could not be used."""
     if not np.isfinite(norm).all():

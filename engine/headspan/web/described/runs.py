@@ -140,7 +140,7 @@ def _row(descriptions: Descriptions, each: int) -> DescriptionRow:
 def _image_queries(asked: AskedStore, descriptions: Descriptions) -> list[dict[str, str]]:
     """What chooses the images of each class among the store's, as the screen of selections asks for them."""
     kind, _, name = descriptions.classes_from.partition(" ")
-    numbers = {known: str(number) for number, known in asked.classes().names.items()}
+    numbers = {known: str(number) for number, known in asked.class_names.items()}
     if kind == "key" and name != CLASS_NAME:
         # Paths of keys such as objects.shape are not columns.
         return [{} if "." in name else {"column": name, "value": each} for each in descriptions.classes]

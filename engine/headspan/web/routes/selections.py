@@ -95,7 +95,7 @@ def _listing(asked: AskedStore, filtering: Filter, order: Order, offset: int, li
         total=len(rows),
         offset=offset,
         images=asked.hits(asked.store.images_of_rows(page)),
-        words=filtering.in_words(asked.classes().names),
+        words=filtering.in_words(asked.class_names),
     )
 
 
@@ -133,7 +133,7 @@ def _described(asked: AskedStore, filtering: Filter, texts_per_head: int, draws:
         raise SettingsError(
             f"{asked.name}: the store keeps no texts with vectors, which describe heads; run headspan textspan"
         )
-    rows, words, notices = filtered_rows(asked, filtering), filtering.in_words(asked.classes().names), []
+    rows, words, notices = filtered_rows(asked, filtering), filtering.in_words(asked.class_names), []
     if not len(rows):
         raise SettingsError(f"{asked.name}: no image passes this filter, so there is nothing to describe; ask for less")
     total = len(rows)

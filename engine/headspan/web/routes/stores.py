@@ -57,7 +57,7 @@ def _store_answer(asked: AskedStore) -> StoreAnswer:
         ),
         properties=[Property(label=label, heads=named(heads)) for label, heads in results.properties().items()],
         notices=[*_notices(asked.store), *results.notices],
-        classes=asked.classes().names,
+        classes=asked.class_names,
     )
 
 

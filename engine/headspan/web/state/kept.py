@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 
 from headspan.store.reader import Store
 
-# Of large things, such as planes, and of small ones, such as answers. A plane never replaces hundreds of answers.
-_BYTES, _SMALL_BYTES = 768 << 20, 256 << 20
+# Of large things, such as planes, and of small ones, such as answers, or colourings of 1,000,000 images, which fill the
+# bound within a thousand requests. A plane never replaces hundreds of answers.
+_BYTES, _SMALL_BYTES = 768 << 20, 128 << 20
 # What a thing counts whose size is not given: much more than lists of names and numbers of heads take.
 SMALL_BYTES = 1 << 20
 # What every thing takes beside its own bytes.
