@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from headspan.events import Listener
-from headspan.features.saved import KIND as SCORES
 from headspan.features.scores.result import FeatureScores
 from headspan.features.uses.attack_result import AttackRow, AttackStudy
 from headspan.features.uses.bias_result import BiasProbe, BiasRow
@@ -28,7 +27,7 @@ from headspan.store.reader import Store
 from headspan.store.result_values import as_json, number_from_json, numbers_from_json
 from headspan.store.write.save_result import save_result
 
-KIND = "uses"
+KIND, SCORES = "uses", "features"
 # What the setting `use` says of each result that is a table of rows, with the class of the rows.
 _TABLES: dict[str, tuple[type[Use], type[Any]]] = {
     "bias": (BiasProbe, BiasRow),
