@@ -105,7 +105,7 @@ class LocalStorage:
         # `os.path.relpath` would take a third of the time.
         place = os.path.relpath(top, self.root)
         for path, _, names in os.walk(top, onerror=refuse):
-            here = (place if place != "." else "") + path[len(top) :]
+            here = place + path[len(top) :] if place != "." else path[len(top) + 1 :]
             yield from (f"{here}/{name}" for name in names) if here else names
 
     def times(self, folder: str) -> dict[str, float]:
