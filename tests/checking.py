@@ -22,8 +22,9 @@ import torch
 from beartype import BeartypeConf, beartype
 
 _JAXTYPED = jaxtyping.jaxtyped
-# By code, what gives a function of that code its checks.
-_CHECKS: dict[CodeType, Callable[[FunctionType], Callable[..., Any]]] = {}
+# What gives a function of some code its checks, with that code, by its identity: constructors of two dataclasses whose
+# fields have the same names have equal code, and other types.
+_CHECKS: dict[int, tuple[CodeType, Callable[[FunctionType], Callable[..., Any]]]] = {}
 _FUNCTION = "__beartype_func"
 # A longer word is none of the values that an annotation may name.
 _LONGEST_WORD = 40
@@ -62,9 +63,10 @@ def _checked(function: FunctionType) -> Callable[..., Any]:
         nonlocal checks
         __tracebackhide__ = True
         if checks is None:
-            if function.__code__ not in _CHECKS:
-                _CHECKS[function.__code__] = _made(function)
-            checks = _CHECKS[function.__code__](function)
+            code = function.__code__
+            if id(code) not in _CHECKS:
+                _CHECKS[id(code)] = code, _made(function)
+            checks = _CHECKS[id(code)][1](function)
         return checks(*arguments, **named)
 
     return call

@@ -122,6 +122,23 @@ def test_the_constructor_of_a_dataclass_is_checked_once() -> None:
         Pair.__init__ = before  # type: ignore[method-assign]
 
 
+def test_dataclasses_with_fields_of_the_same_names_keep_their_own_types() -> None:
+    @dataclass
+    class Seconds:
+        each: float
+
+    @dataclass
+    class Stages:
+        each: dict[str, float]
+
+    for kind in (Seconds, Stages):
+        checking.checked(typechecker=beartype)(kind)
+    assert accepted(Seconds, (1.0,), {})
+    assert accepted(Stages, ({"decode": 1.0},), {})
+    assert not accepted(Seconds, ({"decode": 1.0},), {})
+    assert not accepted(Stages, (1.0,), {})
+
+
 def test_inner_functions_share_their_checks_and_keep_their_own_variables() -> None:
     def outer(own: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         @checking.checked(typechecker=beartype)
