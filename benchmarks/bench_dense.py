@@ -41,7 +41,7 @@ DUE_TO = (
 # Images a batch, and rounds.
 _RUNS = {"ViT-B-32": (8, 5), "ViT-B-16": (4, 5)}
 _PEERS = {"published": False, "folded": True}
-_linear = ops(torch.device("cpu")).linear
+_linear, _linear_act = ops(torch.device("cpu")).linear, ops(torch.device("cpu")).linear_act
 
 
 def run(toy: bool) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class _Mlp(nn.Module):
         self.expand, self.shrink = mlp.c_fc, mlp.c_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = _linear(x, self.expand.weight, self.expand.bias, "gelu")
+        hidden = _linear_act(x, self.expand.weight, self.expand.bias, "gelu")
         return _linear(hidden, self.shrink.weight, self.shrink.bias)
 
 

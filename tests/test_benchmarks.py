@@ -297,7 +297,7 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     monkeypatch.setattr(gpu, "_make_importable", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu_tower, "accuracy", lambda ceilings, left: {"known": list(ceilings), "in_time": left() > 1})
-    questions = {"first": ("1", "gpu_nothing", "run"), "second": ("2", "gpu_tower", "accuracy")}
+    questions = {"first": ("1", "gpu_nothing", "run", 0.0), "second": ("2", "gpu_tower", "accuracy", 0.0)}
     monkeypatch.setattr(gpu, "QUESTIONS", questions)
     assert gpu.main() == 1
     assert torch.get_float32_matmul_precision() == "highest"

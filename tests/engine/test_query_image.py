@@ -293,7 +293,8 @@ def test_a_remote_shard_that_is_gone_is_refused_before_the_model_is_loaded(
     (event,) = events
     assert event.note.startswith("a map is drawn without its picture: http://127.0.0.1:")
     # Servers and commands that only the store names are not asked.
-    with pytest.raises(SourceError, match=r"image 2 .*: is a command, which is not run.*; correct --shards; queries"):
+    refused = r"image 2 .*\(pipe:.* is a command, which is not run to read images; name shards that are files\)"
+    with pytest.raises(SourceError, match=refused):
         hs.explore.segment(store, 2, "never embedded", shards=[f"pipe:curl {url}" for url in shards])
 
 

@@ -181,7 +181,8 @@ def test_opening_takes_four_requests_and_numbers_take_one_for_each_small_shard(
     assert Counter(kind for kind, *_ in requests) == {"head": 1, "range": 1}
     requests.clear()
     hs.info(url)
-    assert len(requests) <= 15
+    # Among them, a listing for each of seven kinds of results.
+    assert len(requests) <= 18
     requests.clear()
     results.load(store, "textspan", "every")
     assert max(Counter(requests).values()) == 1, "no file of a run is read twice"

@@ -367,5 +367,5 @@ def test_a_report_replaces_a_report_and_no_other_file(content: str, full: Path, 
     path.unlink()
     first = write_report(hs.open(full), path).read_bytes()
     assert write_report(hs.open(full), path).read_bytes() == first
-    with pytest.raises(StoreError, match="exists, and is not a report"):
+    with pytest.raises(StoreError, match=r"the report cannot be written there \(it is a folder\); name a file"):
         write_report(hs.open(full), tmp_path)

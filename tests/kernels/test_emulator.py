@@ -30,7 +30,7 @@ from tests.tolerances import relative_error
 
 pytestmark = DEPRECATIONS
 # Runs of a wrong kernel, at least one of which must be noticed: a random order may happen to be right.
-TRIES = 5
+TRIES = 20
 
 
 @triton.jit
@@ -118,20 +118,22 @@ def attention() -> tuple[torch.Tensor, torch.Tensor]:
     return fused.attention_emit(qkv, 1, None, True)[0], reference.attention_emit(qkv, 1, None, True)[0]
 
 
+def is_wrong(work: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    """Whether the emulated kernel's numbers are not the reference's, or it did something that may not be done."""
+    try:
+        found, wanted = work()
+    except Fault:
+        return True
+    return not relative_error(found.float(), wanted.float()) < 0.1
+
+
 @pytest.mark.parametrize("instruction", ["bar.sync", "cp.async.wait_group", "wgmma.wait_group"])
 def test_a_kernel_that_does_not_wait_is_noticed(emulate: Callable[..., None], instruction: str) -> None:
     emulate()
     found, wanted = attention()
     assert relative_error(found.float(), wanted.float()) < 3 * tolerances.BFLOAT16_ROUNDING
     emulate(without(instruction))
-    noticed = 0
-    for _ in range(TRIES):
-        try:
-            found, wanted = attention()
-            noticed += not relative_error(found.float(), wanted.float()) < 0.1
-        except Fault:
-            noticed += 1
-    assert noticed
+    assert any(is_wrong(attention) for _ in range(TRIES))
 
 
 def linear_act() -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,14 +149,7 @@ def test_a_kernel_that_does_not_wait_for_bulk_copies_is_noticed(emulate: Callabl
     found, wanted = linear_act()
     assert relative_error(found.float(), wanted.float()) < 3 * tolerances.BFLOAT16_ROUNDING
     emulate(without(instruction))
-    noticed = 0
-    for _ in range(TRIES):
-        try:
-            found, wanted = linear_act()
-            noticed += not relative_error(found.float(), wanted.float()) < 0.1
-        except Fault:
-            noticed += 1
-    assert noticed
+    assert any(is_wrong(linear_act) for _ in range(TRIES))
 
 
 def test_two_values_written_to_one_address_are_a_fault() -> None:

@@ -29,7 +29,8 @@ def find_shards(store: Store, shards: Sequence[str] = ()) -> tuple[dict[str, str
     from the plan's.
     """
     planned = store.shards()
-    urls = places(planned, store.attributes, shards)
+    # Commands are named, and never run to read images.
+    urls = places(planned, store.attributes, shards, allow_pipe=True)
     if shards:
         return urls, []
     missing = []
@@ -47,7 +48,7 @@ def find_shard(store: Store, name: str, shards: Sequence[str] = ()) -> tuple[Sha
     """
     planned = store.shards()
     shard = next(each for each in planned if each.url == name)
-    url = places(planned, store.attributes, shards)[name]
+    url = places(planned, store.attributes, shards, allow_pipe=True)[name]
     # To measure a folder or a list takes as long as to list it. Its files are checked one by one when they are read.
     local = not (url.startswith("pipe:") or is_remote(url))
     measured = local and Path(local_path(url)).exists() and kind_of(url) in (FOLDER, LIST)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zarr
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from headspan.config import as_ranges
 from headspan.errors import SettingsError, StoreError, counted, one_line
@@ -170,7 +170,7 @@ class OpenStore:
             raise SettingsError(f"{self.path}: image {image} does not exist; images count from 0 to {self.images - 1}")
         return int(self._rows[image])
 
-    def images_of_rows(self, rows: Int[np.ndarray, "*row"]) -> Int[np.ndarray, "*row"]:
+    def images_of_rows(self, rows: Integer[np.ndarray, "*row"]) -> Integer[np.ndarray, "*row"]:
         """Return the index of the image at each row of the Zarr arrays; -1 where there is none, or it is not shown."""
         if self.images == self._size.images and (not rows.size or (rows.min() >= 0 and rows.max() < self.images)):
             # Of a store that shows all rows, a search among all of them would take milliseconds.

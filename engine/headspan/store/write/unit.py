@@ -18,7 +18,7 @@ from headspan.io.storage import UNLIMITED
 from headspan.io.stores import storage_to_write
 from headspan.shards.plan import units
 from headspan.shards.samples import BadImage, Sample, SampleSpan, Unit
-from headspan.store.commit_records import NOT_FINITE
+from headspan.store.commit_records import NOT_FINITE, Files
 from headspan.store.identity import MODEL_KEYS, RUN_KEYS, SIZE_KEYS, differences
 from headspan.store.schema import (
     EMBEDDING_MOMENTS,
@@ -175,11 +175,13 @@ class StoreWriter:
                 self.storage.discard(key, token)
         self.remove_abandoned(alive)
         delete_reservations(self.storage)
-        self.write_moments()
+        files = self.write_moments()
+        # Before the store counts as complete: the same command would not look for them later.
         delete_reservations(self.storage, of_run=True)
+        self.commits.close(files)
 
-    def write_moments(self) -> None:
-        """Add the moments of all units, write them as arrays, and mark the store as complete."""
+    def write_moments(self) -> Files:
+        """Add the moments of all units, and write them as arrays. Returns the files that belong to no unit."""
         moments, files = self.commits.merged()
         values = {"count": np.array([moments.count]), "sum": moments.total, "gram": moments.gram}
         # Missing if an earlier version, which does not accumulate them, planned the store or computed a unit.
@@ -191,4 +193,4 @@ class StoreWriter:
                 files[file] = (size_bytes, crc)
             else:
                 self.storage.delete(spec.file(0))
-        self.commits.close(files)
+        return files
