@@ -19,7 +19,7 @@ from benchmarks.counted_bucket import Bucket
 from headspan.io.storage import Storage
 from headspan.run.scheduler import Pause, Scheduler
 from headspan.shards.samples import Unit
-from headspan.store.commit_records import UnitRecord
+from headspan.store.commit_records import Files, UnitRecord
 from headspan.store.moments_file import MergedMoments
 from headspan.store.worker_states import BEAT_SECONDS
 from headspan.store.write.commits import Commits
@@ -46,12 +46,12 @@ class SimulatedStore(StoreWriter):
         # Called while the moments are added up.
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def write_moments(self) -> None:
-        """Add the moments of all units, and mark the store as complete; there are no arrays to write."""
+    def write_moments(self) -> Files:
+        """Add the moments of all units; there are no arrays to write."""
         moments, files = self.commits.merged()
         self.meanwhile()
         assert moments.count == len(self.units) * MOMENTS.count, "every unit is added once"
-        self.commits.close(files)
+        return files
 
 
 class _Run:
