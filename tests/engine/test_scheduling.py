@@ -28,7 +28,7 @@ from headspan.store import contents
 from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import Dimensions
 from headspan.store.watch import watched
-from headspan.store.worker_states import BEAT_SECONDS, DEAD_SECONDS, WorkerState, other_workers, reservations
+from headspan.store.worker_states import BEAT_SECONDS, DEAD_SECONDS, WORKERS, WorkerState, other_workers
 from headspan.store.write.workers import WorkerLog
 from tests.conftest import image_members, relative_files, write_tar
 
@@ -150,7 +150,10 @@ def test_a_dead_workers_reservation_is_taken_over_by_one_worker_only() -> None:
     for log in logs[1:]:
         log._write()
     assert [log.took(7) for log in logs[1:]] == [True, False]
-    assert reservations(logs[1]._storage) == [(7, 0), (7, 1)]
+    assert [key for key in sorted(logs[1]._storage.list(WORKERS)) if "unit-" in key] == [
+        f"{WORKERS}/unit-00000007.0",
+        f"{WORKERS}/unit-00000007.1",
+    ]
     # A lost answer: the worker finds its own reservation.
     logs[1]._reserved._turns.clear()
     assert logs[1].took(7)

@@ -131,6 +131,11 @@ def task_of(flags: argparse.Namespace, store: Store) -> Task:
     return attribute_task(store, flags.attribute, flags.template or (TEMPLATE,), by)
 
 
+def asks_for_saved(flags: argparse.Namespace) -> bool:
+    """Whether `--run` names a result, and no task is given that would make a new one."""
+    return flags.run_name is not None and flags.task is None and flags.attribute is None
+
+
 def show_saved(
     flags: argparse.Namespace, progress: ProgressPrinter, kind: type[Use] | tuple[type[Use], ...], command: str
 ) -> int:

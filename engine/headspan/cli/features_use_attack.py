@@ -8,6 +8,7 @@ from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
+    asks_for_saved,
     attribute_flags,
     chance_of_features,
     classes_flag,
@@ -58,7 +59,7 @@ def _attack(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     check_counts(flags, {"draws": 0, "samples": 1, "seed": 0, "steps": 1, "restarts": 1, "most": 1})
     epsilons = [_level(each) for each in comma_separated(flags.epsilon)]
-    if flags.run_name is not None and flags.task is None and flags.attribute is None:
+    if asks_for_saved(flags):
         return show_saved(flags, progress, AttackStudy, "attack")
     store, dictionary, scores = opened(flags)
     task = task_of(flags, store)

@@ -8,6 +8,7 @@ from headspan.cli.chance_flags import check_chance
 from headspan.cli.commands import described
 from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
+    asks_for_saved,
     attribute_flags,
     chance_of_features,
     classes_flag,
@@ -44,7 +45,7 @@ def add_bias(parser: Parser, text: str) -> None:
 def _bias(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     check_chance(flags)
-    if flags.run_name is not None and flags.task is None and flags.attribute is None:
+    if asks_for_saved(flags):
         return show_saved(flags, progress, BiasProbe, "bias")
     store, dictionary, scores = opened(flags)
     task = task_of(flags, store)

@@ -156,17 +156,17 @@ class Scheduler:
             written = now if written is None else written
             yield Pause(BEAT_SECONDS / 4)
         # What this worker has noted of the run may have come after the store was completed.
-        delete_reservations(self._store.storage, of_run=True)
+        delete_reservations(self._store.storage)
 
     def _free_units(self, apart: set[int]) -> Iterator[Unit]:
         """The units that no worker has begun, but those of `apart`, by groups."""
         while chosen := self._next_units(apart):
             misses = 0
             for unit in chosen:
-                took = self._log.took_turn(unit)
-                misses = 0 if took else misses + 1
-                yield from self._not_done([unit] * took)
-                if misses == _MISSES:
+                if self._log.took_turn(unit):
+                    misses = 0
+                    yield from self._not_done([unit])
+                elif (misses := misses + 1) == _MISSES:
                     break
 
     def _taken(self, units: Iterable[Unit]) -> Iterator[Unit]:

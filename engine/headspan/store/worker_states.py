@@ -40,6 +40,7 @@ _RESERVATION = re.compile(rf"{WORKERS}/unit-(\d{{8,}})\.(\d+)")
 _AGREEMENT = re.compile(rf"{WORKERS}/run\.(\d+)")
 # The name under which the end of the run is reserved: one worker adds up the moments of all units.
 END = "end"
+_OF_END = re.compile(rf"{WORKERS}/{END}\.\d+")
 
 
 @dataclass(slots=True)
@@ -204,17 +205,10 @@ def worker_of(storage: Storage, token: str, now: float | None = None) -> OtherWo
     return OtherWorker(token, alive, tuple(sorted(state.units if state else _logged(lines))), silent, state)
 
 
-def reservations(storage: Storage) -> list[tuple[int, int]]:
-    """The reserved units with their turns, in order; one listing."""
-    found = (_RESERVATION.fullmatch(key) for key in storage.list(WORKERS))
-    return sorted((int(match[1]), int(match[2])) for match in found if match)
-
-
-def delete_reservations(storage: Storage, *, of_run: bool = False) -> None:
-    """Delete the reservations of all units, once they are committed; with `of_run`, also what is noted of the run."""
+def delete_reservations(storage: Storage) -> None:
+    """Delete all reservations, and what is noted of the run, once every unit is committed."""
     for key in list(storage.list(WORKERS)):
-        of_the_run = _AGREEMENT.fullmatch(key) or re.fullmatch(rf"{WORKERS}/{END}\.\d+", key)
-        if _RESERVATION.fullmatch(key) or (of_run and of_the_run):
+        if _RESERVATION.fullmatch(key) or _AGREEMENT.fullmatch(key) or _OF_END.fullmatch(key):
             storage.delete(key)
 
 

@@ -174,10 +174,9 @@ class StoreWriter:
             if token not in alive:
                 self.storage.discard(key, token)
         self.remove_abandoned(alive)
-        delete_reservations(self.storage)
         files = self.write_moments()
         # Before the store counts as complete: the same command would not look for them later.
-        delete_reservations(self.storage, of_run=True)
+        delete_reservations(self.storage)
         self.commits.close(files)
 
     def write_moments(self) -> Files:
