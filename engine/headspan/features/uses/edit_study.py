@@ -82,7 +82,8 @@ def edit_study(
         "donors": donors,
     }
     differing = [name for name, values in known.values.items() if _differ(values, sources, others)]
-    refuse_other(store, EditStudy, run, scores, made, {"exchanged": ["", *members], "factor": differing}, overwrite)
+    edited = {"exchanged": ["", *members], "factor": differing} if differing else {}
+    refuse_other(store, EditStudy, run, scores, made, edited, overwrite)
     own = units(embeddings(store, store.rows[sources]))
     if donors == CAPTIONS:
         texts = [str(each) for each in store.samples(others, ["caption"])["caption"].to_pylist()]

@@ -70,7 +70,8 @@ def refuse_other(
         return
     kept = results.load_settings(store, KIND, run)
     refuse_differences(store, KIND, run, kept, {"use": _name_of(kind)})
-    found = {name: sorted({row[name] for row in kept["rows"]}) for name in rows}
+    with results.as_written(store, KIND, run):
+        found = {name: sorted({row[name] for row in kept["rows"]}) for name in rows}
     wanted = {name: sorted(set(values)) for name, values in rows.items()}
     refuse_differences(store, KIND, run, {**kept, **found}, {**made, **wanted})
     sources = {f"{SCORES}/{scores.run}": scores.lineage.checksum} if scores.lineage else {}
