@@ -145,7 +145,9 @@ def test_names_are_saved_with_their_pool_and_other_names_are_refused(named_store
         name_features(named_store, found, POOL, 2, saved=True)
     name_features(named_store, found, POOL, 2, saved=True, overwrite=True)
     assert len(read_scores(named_store).names[0]) == 2
-    with pytest.raises(StoreError, match=r"was made differently \(pool of names small, now texts-.*; choose another"):
+    with pytest.raises(
+        StoreError, match=r"was made differently \(pool small, now list-.*; give --overwrite .* its names$"
+    ):
         name_features(named_store, found, POOL.texts[:9], 2, saved=True)
     with pytest.raises(StoreError, match=r"named from the pool 'gone', which is not in the store; name them with save"):
         save_scores(named_store, replace(found, name_pool="gone"))

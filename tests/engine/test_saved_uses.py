@@ -133,7 +133,9 @@ def test_names_that_features_gain_or_change_leave_uses_as_they_are(scored: tuple
         called = keep_vectors(store, EmbeddedPool(pool, np.eye(9, store.joint, dtype=np.float32), None))
         named = replace(scores, names=tuple((each,) for each in pool.texts), name_pool=called)
         if pool.name == "second":
-            with pytest.raises(StoreError, match=r"'hand' already exists with other names; .*replaces features/hand$"):
+            with pytest.raises(
+                StoreError, match=r"'hand' already exists with other names; .*which replaces its names$"
+            ):
                 save_scores(store, named)
         save_scores(store, named, overwrite=True, on_progress=lambda event: notes.append(event.note))
         found = read_use(store, "mine")

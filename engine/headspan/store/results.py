@@ -7,7 +7,7 @@ files, are read as they are. `store.write.analyses` writes runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,12 +81,16 @@ def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     ]
 
 
-def refusal(store: OpenStore, kind: str, run: str, why: str, derived: Sequence[str] | None = None) -> StoreError:
-    """Return the error for replacing a run without `overwrite`.
+def refusal(store: OpenStore, kind: str, run: str, why: str, replaced: str | None = None) -> StoreError:
+    """Return the error for replacing a run without `overwrite`; it names the runs that were made from it.
 
-    It names the runs that would be of an older one: `derived`, or all that were made from it.
+    `replaced` is what alone would be replaced of the run, such as its names, which no other run is made from.
     """
-    derived = made_from(store, kind, run) if derived is None else derived
+    if replaced is not None:
+        return StoreError(
+            f"{store.path}: {why}; give --overwrite (in Python overwrite=True), which replaces {replaced}"
+        )
+    derived = made_from(store, kind, run)
     elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind in SOURCE else "")
     kept = f"; {', '.join(derived)} would be kept, marked as of an older run" if derived else ""
     return StoreError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from headspan.store.lineage import sources_of
@@ -19,17 +19,17 @@ def refuse_made_differently(
     settings: Mapping[str, Any],
     overwrite: bool = False,
     words: Mapping[str, str] | None = None,
-    derived: Sequence[str] | None = None,
+    replaced: str | None = None,
 ) -> None:
     """Raise StoreError if there is a run of that name, and one of these settings of it is another.
 
     `settings` are some of the new run's, which are known before its numbers are; `words` says what they are called, and
-    `derived` is as in `results.refusal`. Saving compares everything, so that this check may miss a difference. None, or
-    `overwrite`, refuses nothing.
+    `replaced` is as in `results.refusal`. Saving compares everything, so this check may miss a difference. A `run` of
+    None, or `overwrite`, refuses nothing.
     """
     if run is None or overwrite or not sound(store, kind, run):
         return
-    refuse_differences(store, kind, run, load_settings(store, kind, run), settings, words, derived)
+    refuse_differences(store, kind, run, load_settings(store, kind, run), settings, words, replaced)
 
 
 def refuse_differences(
@@ -39,7 +39,7 @@ def refuse_differences(
     kept: Mapping[str, Any],
     settings: Mapping[str, Any],
     words: Mapping[str, str] | None = None,
-    derived: Sequence[str] | None = None,
+    replaced: str | None = None,
 ) -> None:
     """Raise StoreError if one of these settings is another in `kept`, what the run holds. Others are not compared."""
     different = [name for name, value in settings.items() if name in kept and _text(kept[name]) != _text(value)]
@@ -53,7 +53,7 @@ def refuse_differences(
             else f"other {called[name]}"
             for name in different
         )
-        raise refusal(store, kind, run, f"{kind} run {run!r} was made differently ({now})", derived)
+        raise refusal(store, kind, run, f"{kind} run {run!r} was made differently ({now})", replaced)
 
 
 def refuse_other_sources(

@@ -84,7 +84,7 @@ def save(
         return checksum_of(storage, kind, run)
     if not equal and sound(store, kind, run) and not overwrite:
         what = f"{_said(store, kind, run)} already exists with other {'names' if stays else 'content'}"
-        raise refusal(store, kind, run, what, () if stays else None)
+        raise refusal(store, kind, run, what, "its names" if stays else None)
     # A run that gains arrays or settings stays the same run.
     same = same or stays
     checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources, additions)
