@@ -454,6 +454,10 @@ def test_two_stores_stand_side_by_side(client: TestClient, store: hs.Store, path
     assert places["variance_share"] == [pytest.approx(sum(shares[head] for head in PLACES)), None]
     assert places["ccs"] == [pytest.approx(np.mean([5, 2, 5])), None]
     assert found["ccs_counts"] == [[1, 1, 1, 1, 0, 2], []]
+    by_chance, unknown = found["ccs_counts_by_chance"]
+    # The toy has six heads, of which each has one of the scores.
+    assert sum(by_chance) == pytest.approx(6)
+    assert unknown == []
     assert found["notices"] == ["heads has no labels; run headspan textspan and headspan label"]
     same = answer(client, "compare", a="toy", b="toy")
     assert same["shared_images"] == store.images
