@@ -832,6 +832,11 @@ export interface components {
                 number[],
                 number[]
             ] | null;
+            /** Ccs Counts By Chance */
+            ccs_counts_by_chance: [
+                (number | null)[],
+                (number | null)[]
+            ] | null;
             /** Notices */
             notices: string[];
         };
