@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headspan.web.answers.common import Answer, HeadName, Hit, Number
+from headspan.web.answers.common import Answer, HeadName, Hit, NearText, Number
 from headspan.web.answers.stores import Fact
 
 
@@ -88,13 +88,6 @@ class FeatureList(Answer):
     total: int
     offset: int
     features: list[FeatureRow]
-
-
-class NearText(Answer):
-    """A text, and its cosine with a feature's direction."""
-
-    text: str
-    cosine: Number
 
 
 class LikeFeature(Answer):
