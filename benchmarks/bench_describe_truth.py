@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.described import LANGUAGE_MODEL, PLANTING, TARGETS, Sizes, best_possible, by_head, planted, rewarded
+from benchmarks.described import (
+    LANGUAGE_MODEL,
+    PLANTING,
+    TARGETS,
+    Sizes,
+    best_possible,
+    by_head,
+    planted,
+    planted_optimum,
+    rewarded,
+)
 from benchmarks.parts import Part, benchmark_parts
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.policy.identity import language_model_sha256
@@ -35,9 +45,7 @@ TOY = Sizes(
     betas={"contrastive": (0.2,)}, questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2,
     planted_samples=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,), kinds=1,
 )  # fmt: skip
-# Other sources of descriptions that a planted CLIP rewards.
-_SOURCES = {"best": "best-of-N, untrained", "optimum": "the best possible model"}
-_PLANTED, _CONTROL, _HEADS, _BEST = "planted", "control", "words by", "best possible"
+_PLANTED, _CONTROL, _HEADS, _BEST, _OPTIMUM = "planted", "control", "words by", "best possible", "optimum of"
 
 
 def run(toy: bool) -> dict[str, Any]:
@@ -61,6 +69,7 @@ def parts_of(sizes: Sizes) -> dict[str, Part]:
     parts |= {f"{_BEST} {target}": _part(best_possible, sizes, target) for target in sizes.betas}
     for seed in sizes.seeds:
         for kind in (_PLANTED, _CONTROL)[: sizes.kinds]:
+            parts[f"{_OPTIMUM} {kind} {seed}"] = _part(planted_optimum, sizes, seed, kind == _CONTROL)
             parts[f"{kind} {seed}"] = _part(planted, sizes, seed, kind == _CONTROL)
     if sizes.heads:
         parts[f"{_HEADS} the untrained model"] = _part(by_head, sizes, None, False)
@@ -96,11 +105,12 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
                 shares += f"; the reward's best colours: {percent(each['best colour'])}"
             rows.append([name, f"{shares}; reward {each['reward']:.2f}, KL {each['kl']:.1f} nats"])
     for kind in (_PLANTED, _CONTROL):
+        if clips := [each for name, each in parts.items() if name.startswith(f"{_OPTIMUM} {kind}")]:
+            rows.append([f"{kind} CLIPs, the best model", _found(clips, kind == _PLANTED)])
         if clips := [each for name, each in parts.items() if name.startswith(kind)]:
             studies = {"trained": clips}
-            for name, source in _SOURCES.items():
-                if all(name in each for each in clips):
-                    studies[source] = [{**each, **each[name]} for each in clips]
+            if all("best" in each for each in clips):
+                studies["best-of-N, untrained"] = [{**each, **each["best"]} for each in clips]
             rows += [[f"{kind} CLIPs, {source}", _found(each, kind == _PLANTED)] for source, each in studies.items()]
     return rows
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.exact_optimum import exact_optimum
+from benchmarks.exact_optimum import NO_REWARD, exact_optimum
 from benchmarks.planted_clips import (
     CLASSES,
     added_by_phrases,
     best_in_groups,
-    drawn_from_optimum,
+    drawn_from,
     made_store,
     planted_judge,
     preferences,
@@ -30,6 +30,7 @@ from benchmarks.planted_clips import (
 from benchmarks.words_by_head import best_colours, coloured_classes, words_by_factor
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.descriptions.result import Descriptions
+from headspan.describe.inspecting.verdict import Judge
 from headspan.describe.policy.policy import open_policy
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
@@ -42,7 +43,7 @@ from headspan.store.reader import Store
 from headspan.world.best_sentences import best_sentences, embed_sentences
 from headspan.world.parts import EMPTY_PHRASES
 from tools.plant_reference import RECIPE, SCENES, WORDS, Images, plant
-from tools.planting import planting
+from tools.planting import Planting, planting
 from tools.training_model import CONFIG
 from tools.training_recipe import Recipe
 
@@ -161,45 +162,61 @@ def by_head(sizes: Sizes, head: Head | None, is_trained: bool = True, work: Path
 def planted(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> dict[str, Any]:
     """What descriptions by one planted CLIP, or its control, bring up: after training, and as the best of N samples."""
     with _folder() as folder:
-        what = planting(seed, CLASSES, EMPTY_PHRASES, WORDS, even=even)
-        place = (work or folder) / f"{'control' if even else 'planted'}-{seed}"
-        weights = place / "clip" / "weights.safetensors"
-        if not weights.is_file():
-            images = Images(sizes.scenes)
-            plant(place / "clip", what, EMPTY_PHRASES, WORDS, images, replace(sizes.recipe, seed=seed))
-        store = _store(place / "store", sizes.planted_images, str(CONFIG), str(weights))
-        classes = shape_classes(store)
-        reward = Reward(store, classes, TARGETS["contrastive"])
+        what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
         asked = sizes.planted_questions
         untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_samples, seed=seed)
         trained = _trained(reward, folder / "trained", sizes, asked, sizes.planted_beta, seed=seed)
         written = _written(reward, trained, asked, sizes, sizes.planted_samples, seed=seed)
         best = best_in_groups(untrained, sizes.planted_best_of, seed)
-        enumerated = embed_sentences(reward.texts, sizes.planted_most)
-        rows = every_prompt(classes.names, asked)
-        exact = exact_optimum(reward, enumerated, open_policy(LANGUAGE_MODEL), rows)
-        optimal = drawn_from_optimum(exact, sizes.planted_beta, enumerated.sentences, rows, untrained, seed)
-        added, judge = added_by_phrases(reward), planted_judge(store, classes, what)
+        added = added_by_phrases(reward)
         return {
             "planting": what.as_json(),
-            "reward": {
-                name: rounded(float(np.average(each.rewards, weights=each.times)))
-                for name, each in {
-                    "untrained": untrained,
-                    "trained": written,
-                    "best": best,
-                    "optimum": optimal,
-                }.items()
-            },
+            "reward": _mean_rewards({"untrained": untrained, "trained": written, "best": best}),
             "kl": rounded(written.quality["kl"]),
-            "optimum_kl": rounded(exact.of(sizes.planted_beta)[1]),
             # Of the CLIP, by the classes' names; it still tells shapes apart.
             "zero_shot": rounded(written.quality["zero_shot_names"]),
             "preferred": preferences(added, what),
             **study_of(written, untrained, what, judge, added),
             "best": study_of(best, untrained, what, judge, added),
-            "optimum": study_of(optimal, untrained, what, judge, added),
         }
+
+
+def planted_optimum(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> dict[str, Any]:
+    """What the best model for the penalty brings up about a planted CLIP, or its control: nothing is trained."""
+    with _folder() as folder:
+        what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
+        enumerated = embed_sentences(reward.texts, sizes.planted_most)
+        rows = every_prompt(reward.classes.names, sizes.planted_questions)
+        optimum = exact_optimum(reward, enumerated, open_policy(LANGUAGE_MODEL), rows)
+        untrained, best = (
+            drawn_from(optimum, beta, enumerated.sentences, rows, reward, sizes.planted_samples, seed)
+            for beta in (NO_REWARD, sizes.planted_beta)
+        )
+        added = added_by_phrases(reward)
+        return {
+            "planting": what.as_json(),
+            "reward": _mean_rewards({"untrained": untrained, "optimum": best}),
+            "kl": rounded(optimum.of(sizes.planted_beta)[1]),
+            "preferred": preferences(added, what),
+            **study_of(best, untrained, what, judge, added),
+        }
+
+
+def _planted_clip(work: Path, sizes: Sizes, seed: int, even: bool) -> tuple[Planting, Reward, Judge]:
+    """A planted CLIP or its control: what was planted, its reward of all classes, and their judge."""
+    what = planting(seed, CLASSES, EMPTY_PHRASES, WORDS, even=even)
+    place = work / f"{'control' if even else 'planted'}-{seed}"
+    weights = place / "clip" / "weights.safetensors"
+    if not weights.is_file():
+        images = Images(sizes.scenes)
+        plant(place / "clip", what, EMPTY_PHRASES, WORDS, images, replace(sizes.recipe, seed=seed))
+    store = _store(place / "store", sizes.planted_images, str(CONFIG), str(weights))
+    classes = shape_classes(store)
+    return what, Reward(store, classes, TARGETS["contrastive"]), planted_judge(store, classes, what)
+
+
+def _mean_rewards(written: Mapping[str, Descriptions]) -> dict[str, float]:
+    return {name: rounded(float(np.average(each.rewards, weights=each.times))) for name, each in written.items()}
 
 
 def rounded(value: float) -> float:

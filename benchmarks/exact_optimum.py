@@ -22,8 +22,10 @@ from headspan.describe.policy.policy import Policy
 from headspan.describe.rewards.reward import Reward
 from headspan.world.best_sentences import Enumerated
 
-# Penalties for which the sums are exact but for a share of at most LEFT_OUT for each branch; 1e9 stands for no reward.
-BETAS = (0.1, 0.15, 0.2, 0.35, 0.5, 1.0, 1e9)
+# The penalty whose optimum is the untrained model.
+NO_REWARD = 1e9
+# Penalties for which the sums are exact but for a share of at most LEFT_OUT for each branch.
+BETAS = (0.1, 0.15, 0.2, 0.35, 0.5, 1.0, NO_REWARD)
 LEFT_OUT = 3e-6
 # Beginnings that are extended at the same time.
 _BATCH = 512

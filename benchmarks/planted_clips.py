@@ -141,21 +141,21 @@ def best_in_groups(drawn: Descriptions, count: int, seed: int) -> Descriptions:
     return replace(drawn, times=times)
 
 
-def drawn_from_optimum(
+def drawn_from(
     optimum: ExactOptimum,
     beta: float,
     sentences: Sequence[Sentence],
     rows: Sequence[Mapping[str, Any]],
-    like: Descriptions,
+    reward: Reward,
+    count: int,
     seed: int,
 ) -> Descriptions:
-    """What the best model for a penalty writes: as many descriptions of each prompt of `rows` as `like` has."""
+    """`count` descriptions of each prompt of `rows` by the best model for a penalty."""
     random = np.random.default_rng(seed)
-    each = int(like.times.sum()) // len(rows)
     texts: list[str] = []
     found: dict[str, list[Any]] = {name: [] for name in ("class_of", "question_of", "times", "rewards")}
     for row, known, shares in zip(rows, optimum.prompts, optimum.shares(beta), strict=True):
-        times = random.multinomial(each, shares / shares.sum())
+        times = random.multinomial(count, shares / shares.sum())
         kept = np.flatnonzero(times)
         texts += [sentences[place].text for place in known.places[kept].tolist()]
         found["times"] += times[kept].tolist()
@@ -163,8 +163,15 @@ def drawn_from_optimum(
         found["class_of"] += [row["class_number"]] * len(kept)
         found["question_of"] += [row["question_number"]] * len(kept)
     arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
-    nothing = np.zeros(len(texts), bool)
-    return replace(like, texts=tuple(texts), **arrays, greedy=nothing, cut=nothing, ended=~nothing)
+    # The rest is not known, and no study needs it.
+    unknown: dict[str, Any] = {name: np.zeros(len(texts), bool) for name in ("greedy", "cut", "ended")}
+    unknown["log_ratios"] = np.zeros(len(texts), np.float32)
+    classes, questions = reward.classes, tuple(str(each) for each in range(len(rows)))
+    return Descriptions(
+        *("optimum", "", None, reward.target, classes.names, classes.source, questions, tuple(texts)),
+        **arrays,
+        **unknown,
+    )
 
 
 def raised_p(

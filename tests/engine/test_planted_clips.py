@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from benchmarks.exact_optimum import ExactOptimum, Weighed
 from benchmarks.planted_clips import (
     CLASSES,
     best_in_groups,
-    drawn_from_optimum,
+    drawn_from,
     findings,
     phrase_counts,
     raised_p,
@@ -30,6 +32,7 @@ from headspan.model.load import load_model
 from headspan.world import Scene, Stream, scene
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY_PHRASES
+from headspan.world.sentences import sentence
 from tools import plant_reference
 from tools.plant_reference import RECIPE, WORDS
 from tools.planting import COMMON, SHARE, Planting, planting
@@ -167,9 +170,9 @@ def test_what_the_best_model_writes_is_drawn_by_its_shares_for_each_prompt() -> 
     # With beta 1, rewards of 0 and log 3 make the second sentence three times as probable as it was.
     even = Weighed(np.arange(2), np.log([0.5, 0.5]), np.log([1.0, 3.0]), np.zeros(1))
     only = Weighed(np.array([1]), np.zeros(1), np.array([2.0]), np.zeros(1))
-    like = described({"circle": {"a": 2000}, "star": {"b": 2000}})
+    reward: Any = SimpleNamespace(target=Target(), classes=SimpleNamespace(names=("circle", "star"), source="key kind"))
     rows = [{"class_number": number, "question_number": 0} for number in (0, 1)]
-    found = drawn_from_optimum(ExactOptimum((even, only)), 1.0, every, rows, like, 0)
+    found = drawn_from(ExactOptimum((even, only)), 1.0, every, rows, reward, 2000, 0)
     assert found.texts == (every[0].text, every[1].text, every[1].text)
     assert found.class_of.tolist() == [0, 0, 1]
     assert found.times[1] / found.times[:2].sum() == pytest.approx(0.75, abs=0.05)
