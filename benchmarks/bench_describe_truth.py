@@ -25,6 +25,7 @@ from benchmarks.described import (
     rewarded,
 )
 from benchmarks.parts import Part, benchmark_parts
+from benchmarks.planted_clips import LEAST_ADDED
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.policy.identity import language_model_sha256
 from headspan.describe.training.settings import TrainingSettings
@@ -152,11 +153,8 @@ def _best_of(figures: Mapping[str, float]) -> float:
 
 
 def _found(clips: Sequence[Mapping[str, Any]], is_planted: bool) -> str:
-    """How many phrases were found, how many of them are planted, and what the judge calls them.
-
-    Chance, and what phrases add to rewards, are left out of lines that were recorded before these were measured.
-    """
-    found, hits, near, adding, spurious, non_visual = 0, 0, 0, 0, 0, 0
+    """How many phrases were found, how many of them are planted, and what the judge calls them."""
+    found, hits, near, preferred, spurious, non_visual = 0, 0, 0, 0, 0, 0
     for clip in clips:
         empty, word = ((each["class"], each["phrase"]) for each in clip["planted"])
         for each in clip["found"]:
@@ -164,29 +162,22 @@ def _found(clips: Sequence[Mapping[str, Any]], is_planted: bool) -> str:
             found += 1
             hits += pair in (empty, word)
             near += pair != word and pair[0] == word[0] and _kind(pair[1]) == _kind(word[1])
-            adding += each.get("adds", 0) > 0
+            preferred += each["adds"] >= LEAST_ADDED
             spurious += pair == empty and each["verdict"] == "spurious"
             non_visual += pair == word and each["verdict"] == "non-visual"
-    known = all("pairs" in clip["preferred"] for clip in clips)
-    pairs, add = (
-        sum(clip["preferred"][name] for clip in clips) if known else 0 for name in ("pairs", "pairs_that_add")
-    )
     if not is_planted:
-        said = f"{found} findings in {len(clips)} CLIPs, {hits} of those that the others have planted"
-        return said + (f"; {adding} add to the CLIP's reward" if found and known else "")
-    planted = 2 * len(clips)
-    said = f"{hits} of {planted} found (recall {percent(hits / planted)}"
-    said += f", by chance {percent(found / pairs)})" if known else ")"
+        said = f"{counted(found, 'finding')} in {len(clips)} CLIPs, {hits} of those that the others have planted"
+        return said + (f"; the CLIP prefers {preferred} of them" if found else "")
+    pairs, planted = sum(clip["preferred"]["pairs"] for clip in clips), 2 * len(clips)
+    said = f"{hits} of {planted} found (recall {percent(hits / planted)}, by chance {percent(found / pairs)})"
     if found:
         kinds, right = _kinds(clips)
-        said += f"; {counted(found, 'finding')}: {percent(hits / found)} are planted"
-        said += f" (by chance {percent(planted / pairs)})" if known else ""
         said += (
-            f", {near} more are other words of the planted one's kind, such as days, in its class: so {right} of "
-            f"{kinds} pairs of a class and a kind are planted"
+            f"; {counted(found, 'finding')}: {percent(hits / found)} are planted (precision; by chance "
+            f"{percent(planted / pairs)}), {near} more are other words of the planted one's kind, such as days, in its "
+            f"class: so {right} of {kinds} pairs of a class and a kind are planted; the CLIP prefers "
+            f"{percent(preferred / found)} of the findings"
         )
-        if known:
-            said += f"; {percent(adding / found)} add to the CLIP's reward (of all: {percent(add / pairs)})"
     return said + (
         f"; called spurious: {spurious} of {len(clips)} phrases, called non-visual: {non_visual} of {len(clips)} words"
     )

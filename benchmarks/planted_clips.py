@@ -38,6 +38,8 @@ CLASSES = SHAPES[:6]
 PHRASES = (*EMPTY_PHRASES, *WORDS)
 # The chance of any false finding about a CLIP.
 LEVEL = 0.05
+# A CLIP prefers a phrase for a class if it adds so much to the reward. In no control does any add more than 0.3.
+LEAST_ADDED = 0.5
 # What a phrase adds to a reward, by class and phrase.
 Added = dict[str, dict[str, float]]
 # The seed of the scenes in the stores; no model was trained on them. The last part of the keys of their captions.
@@ -241,12 +243,10 @@ def added_by_phrases(reward: Reward) -> Added:
 
 
 def preferences(added: Added, planted: Planting) -> dict[str, Any]:
-    """What the planted phrases add for their classes, their ranks in the class, and the share of all pairs that add."""
+    """What the planted phrases add for their classes, their ranks in the class, and the number of all pairs."""
     pairs = ((planted.empty_class, planted.empty), (planted.word_class, planted.word))
-    every = [value for own in added.values() for value in own.values()]
     return {
         "adds": [added[name][phrase] for name, phrase in pairs],
         "rank": [sum(each > added[name][phrase] for each in added[name].values()) + 1 for name, phrase in pairs],
-        "pairs": len(every),
-        "pairs_that_add": sum(value > 0 for value in every),
+        "pairs": sum(map(len, added.values())),
     }

@@ -49,17 +49,14 @@ def test_the_table_counts_found_phrases_near_misses_and_verdicts() -> None:
         {"class": "star", "phrase": "on Sunday", "verdict": "spurious", "adds": 0.2},
         {"class": "circle", "phrase": "on Monday", "verdict": "spurious", "adds": -0.1},
     ]
-    preferred = {"pairs": 60, "pairs_that_add": 15}
+    preferred = {"pairs": 60}
     clip = {"planted": planted, "found": found, "preferred": preferred, "best": {"planted": planted, "found": []}}
     _, trained, best = bench_describe_truth.table({"parts": {"planted 4": clip}})
     assert [trained[0], best[0]] == ["planted CLIPs, trained", "planted CLIPs, best-of-N, untrained"]
     assert trained[1].startswith(
-        "1 of 2 found (recall 50.0 %, by chance 5.0 %); 3 findings: 33.3 % are planted (by chance 3.3 %), 1 more are "
+        "1 of 2 found (recall 50.0 %, by chance 5.0 %); 3 findings: 33.3 % are planted (precision; by chance 3.3 %), 1 "
     )
     # The phrase, days for stars, and days for circles.
-    assert (
-        "so 2 of 3 pairs of a class and a kind are planted; 66.7 % add to the CLIP's reward (of all: 25.0 %)"
-        in (trained[1])
-    )
+    assert "so 2 of 3 pairs of a class and a kind are planted; the CLIP prefers 33.3 % of the findings" in trained[1]
     assert trained[1].endswith("called spurious: 1 of 1 phrases, called non-visual: 0 of 1 words")
     assert best[1].startswith("0 of 2 found (recall 0.0 %, by chance 0.0 %); called spurious: 0 of 1")
