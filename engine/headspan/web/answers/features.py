@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headspan.web.answers.common import Answer, HeadName, Hit, Number
+from headspan.web.answers.common import Answer, HeadName, Hit, NearText, Number
 from headspan.web.answers.stores import Fact
 
 
@@ -130,13 +130,6 @@ class FeatureUses(Answer):
     uses: list[FeatureUse]
     # What to do if there is none.
     notices: list[str]
-
-
-class NearText(Answer):
-    """A text, and its cosine with a feature's direction."""
-
-    text: str
-    cosine: Number
 
 
 class LikeFeature(Answer):

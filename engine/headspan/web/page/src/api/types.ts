@@ -446,6 +446,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/stores/{store}/images/{image}/texts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Texts
+         * @description The texts with the largest cosines with an image, among all whose vectors the store keeps, largest first.
+         */
+        get: operations["image_texts_api_stores__store__images__image__texts_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/stores/{store}/images/{image}/maps": {
         parameters: {
             query?: never;
@@ -851,6 +871,11 @@ export interface components {
             ccs_counts: [
                 number[],
                 number[]
+            ] | null;
+            /** Ccs Counts By Chance */
+            ccs_counts_by_chance: [
+                (number | null)[],
+                (number | null)[]
             ] | null;
             /** Notices */
             notices: string[];
@@ -1594,7 +1619,7 @@ export interface components {
         };
         /**
          * NearText
-         * @description A text, and its cosine with a feature's direction.
+         * @description A text, and its cosine with what it is near: an image, or a feature's direction.
          */
         NearText: {
             /** Text */
@@ -3491,6 +3516,68 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ZeroShot"][];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    image_texts_api_stores__store__images__image__texts_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NearText"][];
                 };
             };
             /** @description The question cannot be answered with this store. */
