@@ -37,6 +37,7 @@ from headspan.events import Progress
 from tests.engine.described_store import make_described_store
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.test_best_of import exact_best_of
+from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.engine.tiny_language_model import make_language_model
 
 WORDS = ("red", "circle", "square")
@@ -200,6 +201,8 @@ def test_a_trained_folder_is_written_from_the_command_line_and_shown(
     best = max(zip(found.rewards, found.texts, found.class_of, strict=True), key=lambda row: (row[2] == 0, row[0]))
     assert f"{best[0]:.2f}" in shown.split("\ncircle\n")[1]
     assert "square" not in shown.split("\ncircle\n")[1]
+    words = ["describe", "show", place, "--run", "small.trained", "--class", "circle", "--count", "1"]
+    assert printed_in_bucket(words, store.path, capsys) == shown
     assert main(["describe", "show", place]) == 0
     assert "five: trained" in (shown := capsys.readouterr().out)
     assert "plain: untrained" in shown
