@@ -11,14 +11,14 @@ from headspan.describe.asked.classes import DescribedClasses
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.descriptions.quality_table import BEST_OF
 from headspan.describe.descriptions.result import Descriptions
-from headspan.describe.descriptions.saved import save_descriptions
+from headspan.describe.descriptions.saved import KIND, save_descriptions
 from headspan.describe.policy.policy import Policy
 from headspan.describe.policy.tokens import TOKENS
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.trained import Trained, adapter_sha256
-from headspan.describe.writing.entries import class_rows, entries_of
+from headspan.describe.writing.entries import best_texts, class_rows, entries_of
 from headspan.describe.writing.opening import open_reward, open_writer, trained_of
 from headspan.describe.writing.prompting import zero_shot_figures
 from headspan.describe.writing.quality import compared_with, quality_of
@@ -28,6 +28,7 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.run.devices import named_devices
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.taken_runs import refuse_made_differently
 
 # Sampled descriptions of each question about a class.
 SAMPLES = 16
@@ -96,6 +97,18 @@ def write(
     writer = open_writer(language_model, trained, on)
     policy, has_adapter = writer.policy, writer.policy.adapter is not None
     asked = tuple(questions or (trained.questions if trained else QUESTIONS))
+    made: dict[str, Any] = {
+        "model": policy.name,
+        "adapter_sha256": adapter_sha256(policy.adapter) if policy.adapter else None,
+        "target": reward.target,
+        "classes": reward.classes.names,
+        "classes_from": reward.classes.source,
+        "questions": asked,
+        "seed": seed,
+    }
+    if run is not None or save:
+        settings = made | {"target": reward.target.as_json()}
+        refuse_made_differently(reward.store, KIND, run or writer.run, settings, overwrite)
     rows = every_prompt(reward.classes.names, asked)
     longest = tokens or (trained.settings.tokens if trained else TOKENS)
 
@@ -109,10 +122,11 @@ def write(
     drawn = draw("descriptions", samples if has_adapter else every, _OWN)
     own = drawn.first(samples)
     figures = quality_of(own, greedy, seed)
-    sets = {"zero_shot": own}
+    sets, best = {"zero_shot": own}, {}
     if best_of:
         untrained = draw("untrained", every, _UNTRAINED, untrained=True) if has_adapter else drawn
         figures |= compared_with(own, untrained, seed, has_adapter)
+        best = best_texts(untrained, BEST_OF)
         if has_adapter:
             sets["untrained_zero_shot"] = untrained.first(samples)
     by_class = {name: _by_class(each, len(asked)) for name, each in sets.items()}
@@ -120,18 +134,13 @@ def write(
     _note_cut(own, on_progress)
     found = Descriptions(
         run=run or writer.run,
-        model=policy.name,
-        adapter_sha256=adapter_sha256(policy.adapter) if policy.adapter else None,
-        target=reward.target,
-        classes=reward.classes.names,
-        classes_from=reward.classes.source,
-        questions=asked,
+        **made,
         **entries_of(own, greedy, rows),
+        **best,
         quality=figures,
         training=trained.training if trained else {},
         log=trained.log if trained else {},
         class_rows=class_rows(reward.store, reward.classes),
-        seed=seed,
     )
     if run is None and not save:
         return found
