@@ -31,7 +31,7 @@ STORE_SCHEMES = ("s3", "r2", "gs", "az")
 # The value of a count that is chosen later; of the others it is None.
 _UNSET = {"batch_size": AUTO}
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
-_MOST = {
+MOST = {
     "image_size": 1 << 14,
     "batch_size": 1 << 20,
     "workers": 1 << 12,
@@ -154,7 +154,7 @@ class PrecomputeSettings:
             raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.decode not in DECODERS:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
-        for name, most in _MOST.items():
+        for name, most in MOST.items():
             value = getattr(self, name)
             if value == _UNSET.get(name):
                 continue

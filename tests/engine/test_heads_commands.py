@@ -126,9 +126,9 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
     assert "--covariance does not apply here; it goes with --text" in refused(
         capsys, "heads", path, "--for", "a", "--covariance"
     )
-    assert "--top 0: ask for at least 1 head" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
-    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
-    assert "--directions 0: ask for at least 1" in refused(capsys, "spectra", path, "--directions", 0)
+    assert "--top 0 is too small; give at least 1" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
+    assert "--count 0 is too small; give at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
+    assert "--directions 0 is too small; give at least 1" in refused(capsys, "spectra", path, "--directions", 0)
     assert "--head H1: is not a head of this result" in refused(capsys, "spectra", path, "--head", "H1")
 
 

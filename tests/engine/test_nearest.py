@@ -234,8 +234,8 @@ def test_pictures_of_a_shard_that_is_gone_are_said_and_the_rest_is_answered(
         (("--image", "1", "--head", "L9.H0"), "--head L9.H0: is not a head"),
         (("--image", "1", "--label", "dogs"), "no head has the label 'dogs'"),
         (("--image", "no such"), "--image no such: is neither an index"),
-        (("--image", "1", "--count", "0"), "--count 0: ask for at least one neighbour"),
-        (("--image", "1", "--draws", "-1"), "neither may be negative"),
+        (("--image", "1", "--count", "0"), "--count 0 is too small; give at least 1"),
+        (("--image", "1", "--draws", "-1"), "--draws -1 is too small; give at least 0"),
         (("--image", "1", "--out", "/dev/null/a.png"), "the picture cannot be written there"),
     ],
 )

@@ -357,7 +357,7 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
         (["--image", os.devnull], "neither an index"),
         (["--image", __file__], "is no image that headspan can use"),
         (["--image", "4", "--out", f"{__file__}/map.png"], "the picture cannot be written there"),
-        (["--image", "4", "--opacity", "2"], "opacity 2.0: give"),
+        (["--image", "4", "--opacity", "2"], "--opacity 2 is out of range; give one above 0 and up to 1"),
         (["--image", "4", "--image", __file__], "is no image that headspan can use"),
     ],
 )

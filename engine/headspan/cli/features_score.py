@@ -10,6 +10,7 @@ import numpy as np
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.selection_flags import selected, selection_flags
@@ -58,7 +59,9 @@ def add_score(parser: Parser, text: str) -> None:
         metavar="FOLDER",
         help="where the vectors of captions are kept (default: the user's cache folder)",
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order of pairs and of drawing (0)")
+    how.add_argument(
+        "--seed", type=FROM_0, default=0, metavar="N", help="seed of the order of pairs and of drawing (0)"
+    )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     weights_flag(how)
     selection_flags(command)

@@ -10,11 +10,12 @@ import numpy as np
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import ABOVE_ZERO, ZERO_OR_MORE, Real
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, source_flags
 from headspan.cli.shared_flags import refuse_picture, store_argument
 from headspan.cli.terminal import say, tell
-from headspan.explore.maps.map_result import TextMaps, refuse_style
+from headspan.explore.maps.map_result import TextMaps
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.query.whole_pictures import whole_pictures
 from headspan.plots.colours import STRONGEST
@@ -73,13 +74,20 @@ def _other_flags(command: Parser) -> None:
     picture = command.add_argument_group("picture")
     picture.add_argument("--out", metavar="FILE", help="write the maps over the pictures as a PNG file")
     picture.add_argument(
-        "--full", type=float, metavar="VALUE", help="the value of full colour (default: 99 %% of the patches are below)"
+        "--full",
+        type=ABOVE_ZERO,
+        metavar="VALUE",
+        help="the value of full colour (default: 99 %% of the patches are below)",
     )
     picture.add_argument(
-        "--threshold", type=float, default=0.0, metavar="VALUE", help="no colour for values nearer to zero"
+        "--threshold", type=ZERO_OR_MORE, default=0.0, metavar="VALUE", help="no colour for values nearer to zero"
     )
     picture.add_argument(
-        "--opacity", type=float, default=STRONGEST, metavar="SHARE", help=f"of full colour (default: {STRONGEST})"
+        "--opacity",
+        type=Real(most=1.0, above=True),
+        default=STRONGEST,
+        metavar="SHARE",
+        help=f"of full colour (default: {STRONGEST})",
     )
     picture.add_argument("--squares", action="store_true", help="draw patches as squares, without interpolation")
     source_flags(command.add_argument_group("model and images"))
@@ -90,7 +98,6 @@ def _refuse_flags(flags: argparse.Namespace) -> None:
     """Raise HeadspanError for files and numbers that cannot be used, before any work is done."""
     only_export(flags)
     refuse_picture(flags.out)
-    refuse_style(flags.full, flags.threshold, flags.opacity)
 
 
 def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, image_flag, source_flags, text_flag
 from headspan.cli.shared_flags import refuse_picture, store_argument
@@ -47,9 +48,9 @@ def add_nearest(section: Section) -> None:
     text_flag(query)
     heads = command.add_argument_group("heads")
     heads_flags(heads, "search")
-    heads.add_argument("--draws", type=int, default=3, metavar="N", help="sets of random heads with --label (3)")
-    heads.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the random heads (0)")
-    command.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours (10)")
+    heads.add_argument("--draws", type=FROM_0, default=3, metavar="N", help="sets of random heads with --label (3)")
+    heads.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="the seed of the random heads (0)")
+    command.add_argument("--count", type=FROM_1, default=10, metavar="N", help="how many neighbours (10)")
     command.add_argument("--out", metavar="FILE", help="write the pictures, the query first, as a PNG")
     source_flags(command.add_argument_group("where things are now"))
     export_flags(command)
@@ -60,10 +61,6 @@ def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     refuse_picture(flags.out)
     if (flags.image is None) == (flags.text is None):
         raise SettingsError("nearest needs a query: give either --image or --text")
-    if flags.count < 1:
-        raise SettingsError(f"--count {flags.count}: ask for at least one neighbour")
-    if flags.draws < 0 or flags.seed < 0:
-        raise SettingsError(f"--draws {flags.draws} and --seed {flags.seed}: neither may be negative")
     store = Store(flags.store)
     heads = chosen_heads_of(store, flags)
     image = None if flags.image is None else chosen_image(store, flags.image)
