@@ -331,8 +331,9 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
     command = ["segment", str(read_only), "--image", "4", "--image", str(photo), "--text", "a cat", "--text", "red"]
     assert main([*command, "--head", "L1.H2", "--out", out[0], "--csv", out[1], "--parquet", out[2]]) == 0
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 4
-    assert printed.out.splitlines()[3].startswith("photo.png, “red”: patches sum to ")
+    assert printed.out.splitlines()[0] == "through L1.H2"
+    assert len(printed.out.splitlines()) == 5
+    assert printed.out.splitlines()[4].startswith("photo.png, “red”: patches sum to ")
     assert f"picture written to {out[0]}" in printed.err
     with Image.open(out[0]) as image:
         assert image.format == "PNG"

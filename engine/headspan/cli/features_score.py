@@ -157,8 +157,8 @@ def _print_histogram(scores: FeatureScores) -> None:
     for place in range(_BINS):
         low, high = place / _BINS, (place + 1) / _BINS
         bar = "#" * -(-int(own[place]) * _BAR // longest)
-        rows.append((f"{low:.1f} to {high:.1f}", f"{own[place]:,}", f"{null[place]:,}", bar.ljust(_BAR)))
-    print_table(rows)
+        rows.append((f"{low:.1f} to {high:.1f}", f"{own[place]:,}", f"{null[place]:,}", bar))
+    print_table(rows, words=1)
 
 
 def _print_null(scores: FeatureScores) -> None:

@@ -185,12 +185,12 @@ def _print_list(table: FeatureTable) -> None:
             assert cosines is not None
             assert p is not None
             name = shortened(scores.names[feature][0], _NAME) if scores.names[feature] else "-"
-            row = (*row, _number(cosines[feature, 0]), f"{p[feature]:.2g}", name.ljust(_NAME))
+            row = (*row, _number(cosines[feature, 0]), f"{p[feature]:.2g}", name)
         rows.append(row)
     if len(rows) == 1:
         say("no feature is of that class and active in so many pairs")
         return
-    print_table(rows)
+    print_table(rows, words=1 if named else 0)
 
 
 def _print_feature(scores: FeatureScores, samples: TopSamples) -> None:

@@ -78,10 +78,11 @@ def _print(found: SplicedImages, count: int) -> None:
         [
             ("mean weight", "images", "text"),
             *(
-                (f"{weight:.4f}", percent(share), shortened(text, _TEXT).ljust(_TEXT))
+                (f"{weight:.4f}", percent(share), shortened(text, _TEXT))
                 for text, weight, share in rows[: count or None]
             ),
-        ]
+        ],
+        words=1,
     )
     print_table(
         [

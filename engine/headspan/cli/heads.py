@@ -159,18 +159,10 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head], magnitudes: Magnit
                 ", ".join(words) or "-",
             )
         )
-    width = max(len(row[-1]) for row in rows)
     chance_columns = [] if not known else ["by chance", "excess", "p"]
     chance_columns += [] if found.others is None else ["other texts", "p"]
-    header = (
-        "head",
-        "explained",
-        *chance_columns,
-        "best",
-        "variance",
-        "words, with the share explained so far".ljust(width),
-    )
-    print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
+    header = ("head", "explained", *chance_columns, "best", "variance", "words, with the share explained so far")
+    print_table([header, *rows], words=1)
     say(
         f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
         f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"

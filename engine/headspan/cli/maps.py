@@ -142,6 +142,7 @@ def _show(
         tell(f"picture written to {flags.out}")
     if export(flags, maps):
         return 0
+    say(f"through {maps.heads_in_words()}")
     for name, of_image in zip(maps.names, maps.maps, strict=True):
         for words, values in zip(maps.words(), of_image, strict=True):
             row, column = np.unravel_index(np.abs(values).argmax(), values.shape)

@@ -73,7 +73,7 @@ def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     export(flags, found)
     if not alone:
-        _print(found, heads)
+        _print(store, image, found, heads)
     return 0
 
 
@@ -106,35 +106,57 @@ def _found(
     )
 
 
-def _print(found: Neighbours | PropertyNeighbours, heads: Sequence[Head] | None) -> None:
+def _print(
+    store: Store, image: int | Path | None, found: Neighbours | PropertyNeighbours, heads: Sequence[Head] | None
+) -> None:
+    if isinstance(image, int):
+        (sample,) = store.few_samples([image], ["key", "caption"])
+        say(f"query: {_captioned(sample['key'], sample['caption'])}")
     if isinstance(found, Neighbours):
-        say(f"through {'the whole embedding' if heads is None else in_words(heads)}")
-        rows = zip(found.images.tolist(), found.keys, found.scores, found.captions, strict=True)
-        print_table(
-            [
-                ("", "image", "key", "score"),
-                *((str(rank), str(image), key, f"{score:.4g}") for rank, (image, key, score, _) in enumerate(rows, 1)),
-            ]
-        )
-        captions = dict(zip(found.keys, found.captions, strict=True))
+        _print_neighbours(found, heads)
     else:
-        for each in found.columns:
-            say(each.title)
-        table = found._columns()
-        by_column = {
-            each.name: [
-                (key, f"{score:.4g}")
-                for through, key, score in zip(table["through"], table["key"], table["score"], strict=True)
-                if through == each.name
-            ]
-            for each in found.columns
-        }
-        head = ("", *(cell for name in by_column for cell in (name, "score")))
-        lines = zip(*by_column.values(), strict=True)
-        print_table([head, *((str(rank), *(x for pair in line for x in pair)) for rank, line in enumerate(lines, 1))])
-        # Those of the random heads are in the exported table.
-        shown = zip(table["through"], table["key"], table["caption"], strict=True)
-        captions = {key: caption for name, key, caption in shown if name in ("property", "embedding")}
-    for key, caption in captions.items():
-        if caption is not None:
-            say(f"{key}: {shortened(caption, _CAPTION)}")
+        _print_side_by_side(found)
+
+
+def _print_neighbours(found: Neighbours, heads: Sequence[Head] | None) -> None:
+    say(f"through {'the whole embedding' if heads is None else in_words(heads)}")
+    captioned = any(found.captions)
+    rows = zip(found.images.tolist(), found.keys, found.scores, found.captions, strict=True)
+    print_table(
+        [
+            ("", "image", "key", "score", *(["caption"] if captioned else [])),
+            *(
+                (str(rank), str(image), key, f"{score:.4g}", *([_shortened(caption)] if captioned else []))
+                for rank, (image, key, score, caption) in enumerate(rows, 1)
+            ),
+        ],
+        words=int(captioned),
+    )
+
+
+def _print_side_by_side(found: PropertyNeighbours) -> None:
+    for each in found.columns:
+        say(each.title)
+    table = found._columns()
+    by_column: dict[str, list[tuple[str, str]]] = {each.name: [] for each in found.columns}
+    captions: dict[str, dict[str, str]] = {each.name: {} for each in found.columns}
+    for name, key, score, caption in zip(*(table[of] for of in ("through", "key", "score", "caption")), strict=True):
+        by_column[name].append((key, f"{score:.4g}"))
+        captions[name][key] = caption
+    head = ("", *(cell for name in by_column for cell in (name, "score")))
+    lines = zip(*by_column.values(), strict=True)
+    print_table([head, *((str(rank), *(x for pair in line for x in pair)) for rank, line in enumerate(lines, 1))])
+    # Those of the random heads are in the exported table.
+    for name in ("property", "embedding"):
+        if any(captions[name].values()):
+            say(f"captions, {name}:")
+            for key, caption in captions[name].items():
+                say(f"  {_captioned(key, caption)}")
+
+
+def _captioned(key: str, caption: str | None) -> str:
+    return key if caption is None else f"{key}: {_shortened(caption)}"
+
+
+def _shortened(caption: str | None) -> str:
+    return shortened(caption, _CAPTION) if caption else "-"
