@@ -282,7 +282,7 @@ def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys:
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     for head in ("L0.H9", "L5.H0", "0.1"):
-        assert f"--head {head}: is not a head of this result; write L0.H0, for example, with layers" in refused(
+        assert f"--head {head}: there is no such head; write L0.H0, for example, with layers" in refused(
             capsys, "votes", path, "--head", head
         )
 

@@ -352,7 +352,7 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["--image", "4", "--head", "L9.H0"], "--head L9.H0: is not a head of this result"),
+        (["--image", "4", "--head", "L9.H0"], "--head L9.H0: there is no such head"),
         (["--image", "4", "--label", "dogs"], "holds no labels; run headspan textspan and headspan label"),
         (["--image", "no-such-file"], "--image no-such-file: is neither an index"),
         (["--image", os.devnull], "neither an index"),

@@ -102,6 +102,8 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             for side, sign in enumerate("+-"):
                 texts = "; ".join(found.texts(*head, int(direction), against=bool(side))) or "no text matches"
                 say(f"    {sign} {found.fidelity[place, direction, side]:.2f}  {texts}")
+    if np.isnan(found.covered).any():
+        say("-: contributions that do not vary, or are of one image, have no variance to share out")
     low, high = np.quantile(found.random, [0.5, 0.95])
     say(
         f"numbers after + and -: cosine of the direction and its texts; a random direction's is {low:.2f}, and below "
