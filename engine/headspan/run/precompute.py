@@ -94,6 +94,8 @@ def _precompute(
     unit_images = settings.unit_images or planned_unit_images(device, settings.emit)
     # The shards of a new store are read while the model is loaded.
     with begun_plan(out, urls, unit_images, settings.member_names) as plan:
+        if plan is not None:
+            plan.refuse_unreadable()
         encoder = prepare(
             settings,
             lambda: load_model(

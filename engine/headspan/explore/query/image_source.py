@@ -69,7 +69,8 @@ class ImageSource:
 
     def _refused(self, error: HeadspanError) -> SourceError:
         return SourceError(
-            f"{self.name}: is no image that headspan can use ({error}); give a JPEG, PNG, WebP or GIF file, or another that Pillow reads"
+            f"{self.name}: is no image that headspan can use ({error}); give a JPEG, PNG, WebP or GIF file, or "
+            "another that Pillow reads"
         )
 
 
