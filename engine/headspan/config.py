@@ -28,6 +28,8 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
 # Object stores in which a store may be, by the scheme of their URLs.
 STORE_SCHEMES = ("s3", "r2", "gs", "az")
+# More layers than any model has.
+_MOST_LAYERS = 1000
 # The value of a count that is chosen later; of the others it is None.
 _UNSET = {"batch_size": AUTO}
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
@@ -154,6 +156,8 @@ class PrecomputeSettings:
             raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.decode not in DECODERS:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
+        # The number of the model's layers is not known yet.
+        parse_layers(self.layers, _MOST_LAYERS)
         for name, most in MOST.items():
             value = getattr(self, name)
             if value == _UNSET.get(name):

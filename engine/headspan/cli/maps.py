@@ -12,9 +12,10 @@ from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
 from headspan.cli.numbers import ABOVE_ZERO, ZERO_OR_MORE, Real
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, source_flags
+from headspan.cli.query_flags import chosen_heads_of, chosen_image, given_text, heads_flags, source_flags
 from headspan.cli.shared_flags import refuse_picture, store_argument
 from headspan.cli.terminal import say, tell
+from headspan.errors import SettingsError
 from headspan.explore.maps.map_result import TextMaps
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.query.whole_pictures import whole_pictures
@@ -35,7 +36,12 @@ def add_maps(section: Section) -> None:
     )
     _image_flags(command)
     command.add_argument(
-        "--text", action="append", required=True, metavar="TEXT", help="a text; may be repeated for maps side by side"
+        "--text",
+        type=given_text,
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="a text; may be repeated for maps side by side",
     )
     _other_flags(command)
     command = section.add(
@@ -46,10 +52,18 @@ def add_maps(section: Section) -> None:
     )
     _image_flags(command)
     command.add_argument(
-        "--text", required=True, metavar="TEXT", help="the text that positive values, in orange, speak for"
+        "--text",
+        type=given_text,
+        required=True,
+        metavar="TEXT",
+        help="the text that positive values, in orange, speak for",
     )
     command.add_argument(
-        "--against", required=True, metavar="TEXT", help="the text that negative values, in blue, speak for"
+        "--against",
+        type=given_text,
+        required=True,
+        metavar="TEXT",
+        help="the text that negative values, in blue, speak for",
     )
     command.add_argument(
         "--centred", action="store_true", help="the mean over an image's patches is zero, to tell two objects apart"
@@ -111,6 +125,10 @@ def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _contrast(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     _refuse_flags(flags)
+    if flags.text == flags.against:
+        raise SettingsError(
+            f"--text and --against are the same text, {flags.text!r}, whose contrast is zero; change one"
+        )
     store = Store(flags.store)
     images = [chosen_image(store, image) for image in flags.images]
     heads = chosen_heads_of(store, flags)

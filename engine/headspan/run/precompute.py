@@ -88,7 +88,9 @@ def _precompute(
     out = location_of(settings.out)
     existing = attributes_of(out)
     settings = as_stored(settings, existing)
-    device = named_devices(settings.device)[0].type
+    first = named_devices(settings.device)[0]
+    check_decoding(settings.decode, first)
+    device = first.type
     if not devices and storage_at(out).size(COMPLETE) is None:
         start_early(decoding, settings, device)
     unit_images = settings.unit_images or planned_unit_images(device, settings.emit)
@@ -107,7 +109,6 @@ def _precompute(
                 resumed=existing,
             ),
         )
-        check_decoding(settings.decode, encoder.device)
         run_settings = resolved(settings, encoder)
         on_progress(Progress(NOTE, 0, None, said(run_settings, encoder)))
         if encoder.exact.runs_twice:
