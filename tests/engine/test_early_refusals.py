@@ -94,7 +94,7 @@ def test_a_wrong_number_is_one_sentence(words: str, sentence: str, capsys: pytes
         ("features train STORE --out FILE/x", "cannot be written (FILE is a file); choose another --out"),
         ("features train STORE --out FOLDER", "exists and is not a dictionary that headspan trained; choose another"),
         ("features train STORE --out o --images-only --epochs 5 --steps 9", "5 epochs and 9 steps: give one of both"),
-        ("features train STORE --out o --images-only --k 999", "k is 999, but vectors have 48 numbers, which as many"),
+        ("features train STORE --out o --images-only --k 999", "k is 999, but vectors have 24 numbers, which as many"),
         ("features train STORE --out o --images-only --features 3 --k 9", "k is 9, but the dictionary has 3 features"),
         ("features train STORE --out o --images-only --precision fp9", "precision 'fp9' is unknown; choose from fp32"),
         ("features train STORE --out o --images-only --set nothing=1", "the learner has no setting 'nothing'; it has"),
