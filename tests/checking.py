@@ -4,14 +4,16 @@ jaxtyping makes its checks of a function when the function is defined: for every
 and for an inner function each time that it is defined. It also binds the arguments of each call, and checks them twice.
 Here a function's checks are made when it is first called, once for all functions of the same code, and a signature
 without arrays, which has no axes to compare, is checked by beartype alone. A call whose arguments and result have the
-types and shapes of an earlier call is not checked again, since the answer depends on nothing else.
+types and shapes of an earlier call is not checked again, since the answer depends on nothing else; and of the calls of
+a function that has been called often, only some are looked at.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
 from types import CodeType, FunctionType, GeneratorType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -26,6 +28,8 @@ _JAXTYPED = jaxtyping.jaxtyped
 # fields have the same names have equal code, and other types.
 _CHECKS: dict[int, tuple[CodeType, Callable[[FunctionType], Callable[..., Any]]]] = {}
 _FUNCTION = "__beartype_func"
+# After so many calls of a function, one in so many is looked at.
+_OFTEN, _ONE_IN = 256, 8
 # A longer word is none of the values that an annotation may name.
 _LONGEST_WORD = 40
 # Of larger collections, all items would be looked at.
@@ -116,14 +120,24 @@ def _with_axes(function: FunctionType, hints: dict[str, Any]) -> Callable[[Funct
     check = _JAXTYPED(template, typechecker=beartype)
     # The kinds of results that were accepted, by the kinds of the arguments.
     accepted: dict[Any, set[Any]] = {}
-    return lambda other: functools.partial(_checked_call, check, accepted, other)
+    calls = itertools.count()
+    return lambda other: functools.partial(_checked_call, check, accepted, calls, other)
 
 
 def _checked_call(
-    check: Callable[..., Any], accepted: dict[Any, set[Any]], function: FunctionType, /, *arguments: Any, **named: Any
+    check: Callable[..., Any],
+    accepted: dict[Any, set[Any]],
+    calls: Iterator[int],
+    function: FunctionType,
+    /,
+    *arguments: Any,
+    **named: Any,
 ) -> Any:
     """Call a function with checks, of which those that were passed by the same kinds of values are left out."""
     __tracebackhide__ = True
+    number = next(calls)
+    if number >= _OFTEN and number % _ONE_IN:
+        return function(*arguments, **named)
     asked = _kind((arguments, named))
     if asked is None:
         return check(function, *arguments, **named)

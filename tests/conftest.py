@@ -61,6 +61,7 @@ from headspan.run.image_encoder import forget_models  # noqa: E402
 from headspan.texts.user_cache import cache_file  # noqa: E402
 from headspan.texts.vectors import forget_vectors  # noqa: E402
 from headspan.world import Scene, scene  # noqa: E402
+from tests.kept_vocabularies import keep_vocabularies  # noqa: E402
 from tests.run_folder import use_run_folder  # noqa: E402
 from tests.unsynced import do_not_sync  # noqa: E402
 from tests.warm_python import real_starts, warm_processes  # noqa: E402, F401
@@ -73,6 +74,7 @@ os.environ.setdefault("TORCH_HOME", str(_CACHE / "torch"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-", dir=use_run_folder())
 
 do_not_sync()
+keep_vocabularies()
 
 # Two heads of 16 over 4 × 4 patches and the class token; the joint dimension is below the stream's width.
 TOY: dict[str, Any] = {

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ RANK = {name: rank for rank, name in enumerate(ORDER)}
 HEAVY = ("torch", "open_clip", "torchvision", "triton")
 
 
+@cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """All nodes of a module's source."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def module_name(path: Path, source_root: Path) -> str:
     """`…/headspan/store/reader.py` → `headspan.store.reader`; a package's `__init__.py` → the package."""
     parts = path.relative_to(source_root).with_suffix("").parts
@@ -39,7 +46,7 @@ def imported_modules(source: str, module: str, is_package: bool) -> Iterator[tup
     `from a import b` gives `a.b`, which may be a module or a name in one; relative imports are resolved.
     """
     package = module.split(".") if is_package else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -133,7 +140,7 @@ def test_the_search_for_circles_finds_them() -> None:
 def prints(source: str) -> list[int]:
     """The lines on which a module prints or writes to a standard stream itself."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             found.append(node.lineno)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
@@ -362,7 +369,7 @@ FILE_CALLS = ("fsync", "fdatasync", "flock", "lockf", "link", "hardlink_to", "re
 def file_operations(source: str) -> list[int]:
     """The lines on which a module links, renames, locks, maps or syncs files itself, in order."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
             if isinstance(node, ast.ImportFrom):

@@ -7,6 +7,7 @@ test compares it with the code.
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +95,7 @@ def first_sentence(path: Path) -> str:
     return head if stop else sentence.rstrip(".")
 
 
+@cache
 def file_map() -> str:
     """The map, as the lines of a fenced block."""
     places = [place.replace(".", "/") for place in ORDER]

@@ -27,10 +27,13 @@ from headspan.config import PrecomputeSettings
 from headspan.demo import analyse_scenes
 from headspan.describe.descriptions.saved import save_descriptions
 from headspan.describe.rewards.target import Target
+from headspan.events import ignore
 from headspan.features.saved import save_scores
+from headspan.features.uses.saved import keep_use
 from headspan.world import write_world_shards
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.hand_made_features import hand_made_scores
+from tests.engine.hand_made_uses import hand_made_bias, hand_made_edit
 
 # Milliseconds. Busy machines take their time.
 WAIT = 60_000
@@ -82,7 +85,9 @@ def _make(folder: Path) -> None:
     directions = np.random.default_rng(0).standard_normal((FEATURES, store.joint))
     names = tuple((f"text {feature}", f"<b>{feature}</b>") for feature in range(FEATURES))
     cosines = np.tile(np.array([0.5, 0.25], np.float32), (FEATURES, 1))
-    save_scores(store, hand_made_scores(directions, store.images, names=names, name_cosines=cosines))
+    scores = save_scores(store, hand_made_scores(directions, store.images, names=names, name_cosines=cosines))
+    for name, use in {"probe": hand_made_bias(), "swap": hand_made_edit(store)}.items():
+        keep_use(store, use, scores, name, False, ignore)
     rows = store.rows[:6].reshape(2, 3)
     save_descriptions(store, hand_made_descriptions(class_rows=rows))
     changed = {"run": "of-head", "target": Target(((4, 3),)), "quality": {"reward": 7.25}}

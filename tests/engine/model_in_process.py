@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.stores import ModelState
+from headspan.web.state.known_texts import KnownTexts
 from headspan.web.state.model_worker import Worker
 from headspan.web.state.worker_messages import WorkerSettings
 
@@ -24,6 +25,7 @@ class InProcess:
     def __init__(self, weights: str | Path | None = None, shards: Sequence[str] = ()) -> None:
         self._weights, self._shards = None if weights is None else str(weights), tuple(shards)
         self._workers: dict[Path, Worker] = {}
+        self._known = KnownTexts()
 
     def state(self, store: Store) -> ModelState:
         """Always ready: a model is loaded by the first question that needs it."""
@@ -31,6 +33,10 @@ class InProcess:
 
     def warm(self, store: Store) -> None:
         """Nothing, since a model is loaded by the first question that needs it."""
+
+    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
+        """As `Model.known_texts`."""
+        return self._known.stored(store)
 
     def text_vectors(
         self, store: Store, texts: Sequence[str]

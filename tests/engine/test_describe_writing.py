@@ -181,6 +181,11 @@ def test_a_trained_folder_is_written_from_the_command_line_and_shown(
     assert found.greedy.sum() == 4
     assert main(["describe", "write", place, "--trained", str(trained), *options, "--seed", "5", "--run", "five"]) == 0
     other = read_descriptions(place, "five")
+    capsys.readouterr()
+    # A name that is taken is refused before anything is written.
+    assert main(["describe", "write", place, "--trained", str(trained), *options, "--seed", "6", "--run", "five"]) == 2
+    said = capsys.readouterr().err
+    assert "descriptions run 'five' was made differently (seed 5, now 6); choose another --run, or give" in said
     assert {*np.array(found.texts)[found.greedy]} == {*np.array(other.texts)[other.greedy]}
     assert found.texts != other.texts
     # An untrained model in another run, for another class alone.

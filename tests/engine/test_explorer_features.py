@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import zarr
 from fastapi.testclient import TestClient
 
 import headspan as hs
+from headspan.events import ignore
 from headspan.features.pairs.space import HEADS, Space
 from headspan.features.saved import read_scores, save_scores
+from headspan.features.uses.saved import keep_use
+from headspan.store.write.removal import remove_runs
 from headspan.web.app import application
 from headspan.web.features.runs import bytes_of
 from headspan.web.state.explorer import Explorer
@@ -23,6 +27,7 @@ from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun
 from tests.engine.hand_made_features import hand_made_scores
+from tests.engine.hand_made_uses import hand_made_attack, hand_made_bias, hand_made_edit, hand_made_edits
 from tests.engine.model_in_process import InProcess
 from tests.tolerances import FLOAT16_STORE
 
@@ -46,13 +51,16 @@ def path(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # By intervals, fewer features have a class.
     found.class_by_interval[::2] = -1
     cosines = rng.uniform(0, 1, (FEATURES, 2)).astype(np.float32)
-    save_scores(store, hand_made_scores(**{**_fields(found), "names": texts, "name_cosines": cosines}))
+    named = save_scores(store, hand_made_scores(**{**_fields(found), "names": texts, "name_cosines": cosines}))
+    for name, use in {"probe": hand_made_bias(), "attacked": hand_made_attack(), "swap": hand_made_edit(store)}.items():
+        keep_use(store, use, named, name, False, ignore)
     width = store.head(0, 0).shape[1]
     heads = hand_made_scores(rng.standard_normal((5, 3 * width)), store.images, TOP)
     nothing = {name: np.zeros_like(heads.text_active) for name in ("text_active",)}
     captions = {"top_captions": np.full((5, TOP), -1), "top_caption_codes": np.zeros((5, TOP), np.float32)}
     space = {"run": "a-heads", "space": Space(HEADS, 3 * width, heads=HEAD_RUN)}
-    save_scores(store, hand_made_scores(**{**_fields(heads), **nothing, **captions, **space}))
+    of_heads = save_scores(store, hand_made_scores(**{**_fields(heads), **nothing, **captions, **space}))
+    keep_use(store, replace(hand_made_edits(), scores_run="a-heads"), of_heads, "others", False, ignore)
     return store.path
 
 
@@ -253,9 +261,57 @@ def test_features_of_heads_say_how_much_of_them_is_in_each_head_and_the_head_lea
         assert client.get(f"/api/stores/featured/heads/{head}").json()["feature_runs"] == runs
 
 
+def test_uses_stand_beside_their_controls_and_belong_to_their_scores(client: TestClient, path: Path) -> None:
+    found = ask(client, "/uses")
+    assert (found["run"], found["notices"]) == ("hand", [])
+    uses = {each["run"]: each for each in found["uses"]}
+    assert {name: each["use"] for name, each in uses.items()} == {"attacked": "attack", "probe": "bias", "swap": "edit"}
+    (table,) = uses["probe"]["tables"]
+    rows = [dict(zip(table["head"], row["cells"], strict=True)) for row in table["rows"]]
+    wanted = hand_made_bias()
+    assert [row["random"] for row in table["rows"]] == [each.kind == "random" for each in wanted.rows] == [False, True]
+    for row, each in zip(rows, wanted.rows, strict=True):
+        assert (row["read by"], row["features"]) == (each.reader, str(each.features))
+        assert row["accuracy"] == f"{100 * each.figures['accuracy']:.1f} %"
+        assert row["change"] == f"{100 * each.change.value:+.1f}"
+    assert uses["probe"]["remarks"] == ["a <b> remark"]
+    assert "10 images trained the probes" in uses["probe"]["notes"][0]
+    # Pictures stand for the list of an edit's neighbours.
+    edited, rows_of = hand_made_edit(hs.open(path)), hs.open(path).rows
+    assert [hit["row"] for hit in uses["swap"]["images"]] == rows_of[edited.images].tolist()
+    assert [hit["score"] for hit in uses["swap"]["images"]] == pytest.approx(edited.scores.tolist())
+    assert uses["swap"]["title"] == "a with the cross-modal features of a <b>text</b>"
+    assert [each["head"][0] for each in uses["swap"]["tables"]] == ["neighbours with the value of"]
+    assert [each["run"] for each in ask(client, "/uses", run="a-heads")["uses"]] == ["others"]
+
+
+def test_uses_that_are_damaged_or_of_older_scores_say_so_and_without_any_there_is_a_command(
+    path: Path, tmp_path: Path
+) -> None:
+    store = hs.open(shutil.copytree(path, tmp_path / "featured.zarr"))
+    chunk = next(
+        file for file in (store.path / "uses/swap/embeddings").rglob("*") if file.is_file() and file.name.isdigit()
+    )
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    scores = read_scores(store, "hand")
+    save_scores(store, hand_made_scores(**{**_fields(scores), "pairs": 9}), overwrite=True)
+    client = TestClient(application(Explorer(OpenStores([store.path]), InProcess(), Uploads())))
+    problems = {each["run"]: each["problem"] for each in ask(client, "/uses")["uses"]}
+    assert "uses run 'swap' is damaged" in problems.pop("swap")
+    assert problems == dict.fromkeys(
+        ("attacked", "probe"), "It is of an older features/hand, which was replaced or removed since."
+    )
+    remove_runs(store, ["uses/attacked", "uses/probe", "uses/swap", "uses/others"])
+    client = TestClient(application(Explorer(OpenStores([store.path]), InProcess(), Uploads())))
+    (notice,) = ask(client, "/uses")["notices"]
+    assert f"`headspan features use bias {store.path} --scores hand --attribute KEY --run NAME`" in notice
+    # Features of heads have no uses.
+    assert ask(client, "/uses", run="a-heads")["notices"] == []
+
+
 def test_runs_and_features_that_are_not_there_are_refused_in_a_sentence(client: TestClient, path: Path) -> None:
     place = "/api/stores/featured/features"
-    for where in (place, f"{place}/list", f"{place}/3"):
+    for where in (place, f"{place}/list", f"{place}/uses", f"{place}/3"):
         assert "has no run 'x' of features; the runs are: a-heads, hand" in refusal(
             client.get(where, params={"run": "x"})
         )

@@ -33,7 +33,7 @@ from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import BROKEN_ROWS, ToyRun, encoded_image, image_members, write_tar
 from tests.engine.model_in_process import InProcess
-from tests.engine.test_labels_and_ccs import HEADS, keep
+from tests.engine.test_labels_and_ccs import HEADS, POOL, keep
 from tests.tolerances import FLOAT16_STORE, FLOAT32_SUM, relative_error
 
 # Row 12 has the image index 11, since row 5 is broken.
@@ -222,6 +222,18 @@ def test_probabilities_are_the_softmax_of_the_cosines_at_the_logit_scale(client:
     assert answer(client, f"stores/toy/images/{ROW}/bars", text="a cat")["cosine"] == pytest.approx(
         found[0]["cosine"], abs=1e-15
     )
+
+
+def test_the_texts_nearest_to_an_image_are_found_among_all_that_the_store_keeps(
+    client: TestClient, store: hs.Store
+) -> None:
+    # `keep` gives the pool's texts the first axes of the joint space as vectors.
+    texts = POOL.texts
+    cosines = dense(store, None)[IMAGE][: len(texts)]
+    found = answer(client, f"stores/toy/images/{ROW}/texts", limit=4)
+    assert [each["text"] for each in found] == [texts[place] for place in np.argsort(-cosines)[:4]]
+    assert [each["cosine"] for each in found] == pytest.approx(np.sort(cosines)[::-1][:4], abs=1e-6)
+    assert answer(client, f"stores/heads/images/{ROW}/texts") == []
 
 
 def test_maps_are_those_of_the_python_api(client: TestClient, store: hs.Store) -> None:
@@ -454,6 +466,10 @@ def test_two_stores_stand_side_by_side(client: TestClient, store: hs.Store, path
     assert places["variance_share"] == [pytest.approx(sum(shares[head] for head in PLACES)), None]
     assert places["ccs"] == [pytest.approx(np.mean([5, 2, 5])), None]
     assert found["ccs_counts"] == [[1, 1, 1, 1, 0, 2], []]
+    by_chance, unknown = found["ccs_counts_by_chance"]
+    # The toy has six heads, of which each has one of the scores.
+    assert sum(by_chance) == pytest.approx(6)
+    assert unknown == []
     assert found["notices"] == ["heads has no labels; run headspan textspan and headspan label"]
     same = answer(client, "compare", a="toy", b="toy")
     assert same["shared_images"] == store.images

@@ -17,6 +17,8 @@ from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads
 from headspan.errors import counted
 from headspan.features.saved import read_scores
+from headspan.features.uses.edit_result import EditedImage
+from headspan.features.uses.saved import read_use
 from tests.engine.explorer_browser import STATIC, Page, address, answer, browser, expect, page, scenes
 from tests.engine.hand_made_descriptions import ROWS
 from tools.build_page import RECORD, checksum_of_api, checksum_of_sources
@@ -293,6 +295,23 @@ def test_features_are_filtered_by_a_bar_a_class_and_words_and_lead_to_what_activ
     assert page.place() == f"run/features?image={scores.top_images[each, 0]}"
     among = np.flatnonzero((scores.top_images == scores.top_images[each, 0]).any(axis=1)).tolist()
     shows(sorted(among, key=lambda each: -scores.active[each]))
+
+    # Saved uses stand below the list, one at a time, with their controls.
+    page.open("run/features")
+    tab.get_by_role("button", name="2 saved uses below").click()
+    rows = tab.get_by_role("table", name="Use probe").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    assert rows.nth(1).locator("td").all_inner_texts()[1].strip() == "as many random features"
+    expect(tab.get_by_text("a <b> remark.")).to_be_visible()
+    tab.get_by_role("group", name="Saved use").get_by_text("swap").click()
+    nearest = tab.get_by_role("list", name="Nearest images").locator("li")
+    expect(nearest).to_have_count(3)
+    edited = read_use(scenes / "run.zarr", "swap")
+    assert isinstance(edited, EditedImage)
+    assert [
+        int(row) for row in nearest.evaluate_all("all => all.map(one => one.dataset.row)")
+    ] == edited.images.tolist()
+    assert page.place() == "run/features?use=swap"
 
 
 @pytest.mark.browser

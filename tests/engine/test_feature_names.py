@@ -141,10 +141,14 @@ def test_names_are_saved_with_their_pool_and_other_names_are_refused(named_store
     saved = name_features(named_store, read_scores(named_store), POOL, saved=True)
     found = read_scores(named_store)
     assert (found.names, found.name_pool, found.name_chance) == (unsaved.names, "small", saved.name_chance)
-    with pytest.raises(StoreError, match=r"features run 'hand' already exists with other content; .* --overwrite"):
+    with pytest.raises(StoreError, match=r"features run 'hand' already exists with other names; .* --overwrite"):
         name_features(named_store, found, POOL, 2, saved=True)
     name_features(named_store, found, POOL, 2, saved=True, overwrite=True)
     assert len(read_scores(named_store).names[0]) == 2
+    with pytest.raises(
+        StoreError, match=r"was made differently \(pool small, now list-.*; give --overwrite .* its names$"
+    ):
+        name_features(named_store, found, POOL.texts[:9], 2, saved=True)
     with pytest.raises(StoreError, match=r"named from the pool 'gone', which is not in the store; name them with save"):
         save_scores(named_store, replace(found, name_pool="gone"))
 

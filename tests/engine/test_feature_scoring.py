@@ -305,4 +305,4 @@ def test_the_command_prints_classes_nulls_quality_and_saves_the_run(
     assert "MDS" not in out
     assert "images" in out
     assert main([*command, "--run", "printed", "--seed", "1"]) == 2
-    assert "already exists with other content" in capsys.readouterr().err
+    assert "features run 'printed' was made differently (seed 0, now 1)" in capsys.readouterr().err

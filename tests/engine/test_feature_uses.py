@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyp
 
 import headspan as hs
 from headspan.cli.main import main
-from headspan.errors import SettingsError
+from headspan.errors import SettingsError, StoreError
 from headspan.features.learners.make import make_learner
 from headspan.features.pairs.space import HEADS, Space
 from headspan.features.pairs.units import units
@@ -32,6 +32,7 @@ from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import matched_features
 from headspan.features.uses.pgd import Search, margins, pgd
 from headspan.features.uses.probe import fit_probe
+from headspan.features.uses.saved import read_use
 from headspan.features.uses.stored_pixels import stored_pixels
 from headspan.tasks.attribute_task import attribute_task
 from headspan.tasks.factors import Factors
@@ -107,6 +108,10 @@ def _scores(classes: np.ndarray, **changed: Any) -> FeatureScores:
     found: dict[str, Any] = {each.name: None for each in fields(FeatureScores)}
     found |= {"run": "axes", "dictionary": "axes", "dictionary_sha256": "axes", "learner": "topk", "pairs": 48}
     return FeatureScores(**{**found, "class_by_interval": classes, "active": np.full(len(classes), 30), **changed})
+
+
+def _no_work(*given: Any, **more: Any) -> None:
+    raise AssertionError("the work begins")
 
 
 def _metadata(store: hs.Store, *keys: str) -> list[tuple[Any, ...]]:
@@ -304,19 +309,40 @@ def test_a_filter_that_hides_the_gradient_is_seen_through(planted: hs.Store, col
     assert found["identity"].any()
 
 
-def test_attacks_beat_noise_and_the_adaptive_one_is_the_stronger(small: hs.Store) -> None:
-    found = attack(
-        *(small, _axes(small), _scores_of_axes(small.joint), PLANTED),
-        keep=["cross-modal"],
-        remove=["image-dominant"],
-        most=10,
-        epsilons=(2 / 255, 8 / 255),
-        search=QUICK,
-        draws=1,
-        samples=20,
-        tolerance=0.5,
-        device="cpu",
-    )
+def test_attacks_beat_noise_and_the_adaptive_one_is_the_stronger(
+    small: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (small, _axes(small), _scores_of_axes(small.joint), PLANTED)
+    asked: dict[str, Any] = {
+        "keep": ["cross-modal"],
+        "remove": ["image-dominant"],
+        "most": 10,
+        "epsilons": (2 / 255, 8 / 255),
+        "search": QUICK,
+        "draws": 1,
+        "samples": 20,
+        "tolerance": 0.5,
+        "device": "cpu",
+        "run": "mine",
+    }
+    found = attack(*given, **asked)
+    assert read_use(small, "mine").row("untargeted", "plain", "plain", 2 / 255) == found.rows[0]  # type: ignore[union-attr]
+    # What was made otherwise is refused before the pixels are read; the same again is compared in the end.
+    monkeypatch.setattr("headspan.features.uses.attack.stored_pixels", _no_work)
+    for changed, words in (
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"epsilons": (8 / 255,)}, "other epsilon"),
+        ({"remove": []}, "other classifier"),
+        ({"goals": ["targeted"]}, "other goal"),
+        ({"search": Search(3, 1)}, "steps 2, now 3, step share .*"),
+    ):
+        with pytest.raises(
+            StoreError, match=rf"uses run 'mine' was made differently \({words}\); choose another --run"
+        ):
+            attack(*given, **asked | changed)
+    for same in ({}, {"seed": 1, "overwrite": True}, {"seed": 1, "run": None}):
+        with pytest.raises(AssertionError, match="the work begins"):
+            attack(*given, **asked | same)
     assert found.works
     for row in found.rows:
         if row.goal == "untargeted":
@@ -368,16 +394,25 @@ def test_an_edit_takes_the_donors_features_and_leaves_the_others(
 
 
 def test_a_study_of_edits_says_which_factor_moved(
-    planted: hs.Store, colour_and_rest: Dictionary, scores: FeatureScores
+    planted: hs.Store, colour_and_rest: Dictionary, scores: FeatureScores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = edit_study(
-        *(planted, colour_and_rest, scores, ["colour", "shape"]),
-        classes=["image-dominant"],
-        pairs=12,
-        draws=3,
-        count=5,
-        tolerance=0.5,
-    )
+    given: tuple[Any, ...] = (planted, colour_and_rest, scores)
+    asked: dict[str, Any] = {"classes": ["image-dominant"], "pairs": 12, "draws": 3, "count": 5, "tolerance": 0.5}
+    study = edit_study(*given, ["colour", "shape"], **asked, run="edits")
+    with monkeypatch.context() as patched:
+        patched.setattr("headspan.features.uses.edit_study.embeddings", _no_work)
+        patched.setattr("headspan.features.uses.bias.evaluation_of", _no_work)
+        for factors, changed, words in (
+            (["colour"], {}, "other factor"),
+            (["colour", "shape"], {"classes": ["cross-modal"]}, "other exchanged"),
+            (["colour", "shape"], {"count": 6}, "neighbours 5, now 6"),
+        ):
+            with pytest.raises(StoreError, match=rf"uses run 'edits' was made differently \({words}\); choose"):
+                edit_study(*given, factors, **asked | changed, run="edits")
+        with pytest.raises(StoreError, match=r"uses run 'edits' was made differently \(use edits, now bias\)"):
+            probe_bias(*given, PLANTED, run="edits")
+        with pytest.raises(AssertionError, match="the work begins"):
+            edit_study(*given, ["colour", "shape"], **asked, run="edits")
     colour, random = study.row("class", "colour", "image-dominant"), study.row("random", "colour", "image-dominant")
     source, shape = study.row("source", "colour"), study.row("class", "shape", "image-dominant")
     assert colour is not None

@@ -62,7 +62,7 @@ POISONS = (
     "\x1b]0;title\x07\u202e\u2066<b>",
 )
 # Of the values of one result, so many are changed, one at a time.
-MOST_VALUES = 30
+MOST_VALUES = 12
 # Letters that steer a terminal, or the direction of writing.
 STEERING = "\x00\x07\x1b\u202e\u2066\ud83d"
 COMPARED = Compared(0.9, 0.8, Draws(0.6, 0.5, 0.7), 0.5)

@@ -17,23 +17,19 @@ import headspan as hs
 from headspan.cli.main import main
 from headspan.errors import NotSavedError, StoreError
 from headspan.events import ignore
-from headspan.features.saved import save_scores
+from headspan.features.saved import read_scores, save_scores
 from headspan.features.scores.result import FeatureScores
-from headspan.features.uses.attack_result import AttackRow, AttackStudy
-from headspan.features.uses.bias_result import BiasProbe, BiasRow
-from headspan.features.uses.edit_result import EditedImage, EditRow, EditStudy, FactorShares
+from headspan.features.uses.edit_result import EditedImage
 from headspan.features.uses.saved import keep_use, read_use
 from headspan.features.uses.use import Use
-from headspan.prune.studies.statistics import Interval
 from headspan.report.collect import write_report
 from headspan.store.kept_runs import list_runs
 from headspan.store.write.removal import remove_runs
+from headspan.texts.stored import EmbeddedPool, keep_vectors
 from tests.engine.hand_made_features import hand_made_scores
+from tests.engine.hand_made_uses import hand_made_attack, hand_made_bias, hand_made_edit, hand_made_edits
 from tests.engine.test_kept_runs import read_only
 from tests.engine.test_report import Outline
-
-SHARED: dict[str, Any] = {"scores_run": "hand", "residual": "kept", "tolerance": 0.02, "draws": 2, "seed": 3}
-NAN = float("nan")
 
 
 @pytest.fixture
@@ -41,45 +37,6 @@ def scored(toy_copy: Path) -> tuple[hs.Store, FeatureScores]:
     store = hs.open(toy_copy)
     directions = np.random.default_rng(1).normal(size=(9, store.joint))
     return store, save_scores(store, hand_made_scores(directions, store.images))
-
-
-def _bias() -> BiasProbe:
-    changes = Interval(-0.25, -0.5, 0.125), Interval(-0.1, -0.1, -0.1)
-    rows = (
-        BiasRow(
-            "probe", "class", "cross-modal", 3, 1, 0.5, 0.25, {"accuracy": 0.5, "red, circle": NAN}, changes[0], 0.5
-        ),
-        BiasRow("probe", "random", "cross-modal", 3, 2, 0.5, 0.3, {"accuracy": 0.65, "red, circle": 1.0}, changes[1]),
-    )
-    return BiasProbe("colour", "accuracy", 10, 11, 100, rows, **SHARED, remarks=("a <b> remark",))
-
-
-def _attack() -> AttackStudy:
-    shares: dict[str, Any] = {"clean": 0.9, "noise": 0.8, "transferred": 0.5, "adaptive": Interval(0.1, 0.0, 0.2)}
-    row = AttackRow("untargeted", "plain", "plain", 0, 1, 1.0, 8 / 255, **shares, by_gradient={"exact": 0.25})
-    return AttackStudy("shape", 12, 5, 0.3, 1, 100, (row,), **SHARED)
-
-
-def _edits() -> EditStudy:
-    row = EditRow("random", "cross-modal", 3, 2, "colour", 9, 0.5, 0.25, 0.125, 0.375, 0.3, 0.2, 0.9, NAN)
-    return EditStudy(9, 5, "captions", (row,), **SHARED)
-
-
-def _edited(store: hs.Store) -> EditedImage:
-    random = np.random.default_rng(4)
-
-    def one(features: str, images: list[int]) -> EditedImage:
-        return EditedImage(
-            *("a", "a <b>text</b>", features, random.standard_normal(store.joint).astype(np.float32), 0.5, 0.75),
-            np.array(images),
-            random.random(3).astype(np.float32),
-            tuple(store.samples(images, ["key"])["key"].to_pylist()),
-            {"colour": FactorShares(0.5, None, 0.25, None)},
-            **SHARED,
-        )
-
-    control = one("random, as cross-modal", [4, 0, 2])
-    return replace(one("cross-modal", [3, 1, 0]), controls=(control,), remarks=("one remark",))
 
 
 def _same(one: Any, other: Any) -> None:
@@ -104,7 +61,12 @@ def test_each_use_comes_back_as_it_was_saved_and_is_made_from_its_scores(
     scored: tuple[hs.Store, FeatureScores],
 ) -> None:
     store, scores = scored
-    uses: dict[str, Use] = {"bias": _bias(), "attack": _attack(), "edits": _edits(), "edit": _edited(store)}
+    uses: dict[str, Use] = {
+        "bias": hand_made_bias(),
+        "attack": hand_made_attack(),
+        "edits": hand_made_edits(),
+        "edit": hand_made_edit(store),
+    }
     assert _kept(store, uses["bias"], scores, None).lineage is not None
     assert not list_runs(store).to_frame()["kind"].eq("uses").any()
     for name, found in uses.items():
@@ -128,7 +90,7 @@ def test_each_use_comes_back_as_it_was_saved_and_is_made_from_its_scores(
 
 def test_neighbours_stay_the_same_images_when_the_store_shows_others(scored: tuple[hs.Store, FeatureScores]) -> None:
     store, scores = scored
-    edited = _edited(store)
+    edited = hand_made_edit(store)
     _kept(store, edited, scores, "edit")
     all_rows = hs.open(store.path, include_failed=True)
     assert len(all_rows.rows) > store.images
@@ -141,9 +103,9 @@ def test_a_use_is_replaced_on_request_only_removed_by_name_and_of_older_scores_a
     scored: tuple[hs.Store, FeatureScores], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, scores = scored
-    first = _kept(store, _bias(), scores, "mine")
-    assert _kept(store, _bias(), scores, "mine") == first
-    other = replace(_bias(), seed=4)
+    first = _kept(store, hand_made_bias(), scores, "mine")
+    assert _kept(store, hand_made_bias(), scores, "mine") == first
+    other = replace(hand_made_bias(), seed=4)
     with pytest.raises(StoreError, match="uses run 'mine' already exists with other content"):
         _kept(store, other, scores, "mine")
     _kept(store, other, scores, "mine", overwrite=True)
@@ -153,7 +115,7 @@ def test_a_use_is_replaced_on_request_only_removed_by_name_and_of_older_scores_a
     assert read_use(store).older == "features/hand"
     assert [each.state for each in hs.runs(store) if each.kind == "uses"] == ["of an older features/hand"]
     with pytest.raises(StoreError, match="uses/new cannot be saved, because the features/hand that it was made from"):
-        _kept(store, _bias(), scores, "new")
+        _kept(store, hand_made_bias(), scores, "new")
     save_scores(store, scores)
     assert read_use(store).older is None
     assert main(["runs", str(store.path), "--remove", "uses/mine"]) == 0
@@ -162,18 +124,56 @@ def test_a_use_is_replaced_on_request_only_removed_by_name_and_of_older_scores_a
         read_use(store)
 
 
+def test_names_that_features_gain_or_change_leave_uses_as_they_are(scored: tuple[hs.Store, FeatureScores]) -> None:
+    store, scores = scored
+    saved = _kept(store, hand_made_bias(), scores, "mine")
+    texts = [f"a thing {number}" for number in range(9)]
+    notes: list[str] = []
+    for pool in (hs.Pool("first", tuple(texts)), hs.Pool("second", tuple(texts[::-1]))):
+        called = keep_vectors(store, EmbeddedPool(pool, np.eye(9, store.joint, dtype=np.float32), None))
+        named = replace(scores, names=tuple((each,) for each in pool.texts), name_pool=called)
+        if pool.name == "second":
+            with pytest.raises(
+                StoreError, match=r"'hand' already exists with other names; .*which replaces its names$"
+            ):
+                save_scores(store, named)
+        save_scores(store, named, overwrite=True, on_progress=lambda event: notes.append(event.note))
+        found = read_use(store, "mine")
+        assert found.older is None
+        assert found.lineage == saved.lineage
+        assert read_scores(store).names == named.names
+    assert notes == ["replaced the earlier features/hand"]
+    # The same scores without names leave those that there are.
+    save_scores(store, scores)
+    assert read_scores(store).names == named.names
+    # A use that is saved now is made from the same scores, and does not depend on the pool either.
+    _kept(store, hand_made_edits(), read_scores(store), "later")
+    remove_runs(store, "texts/second")
+    assert read_scores(store).older == "texts/second"
+    assert [read_use(store, name).older for name in ("mine", "later")] == [None, None]
+    # Other scores are others, named or not.
+    other = hand_made_scores(np.random.default_rng(2).normal(size=(9, store.joint)), store.images)
+    save_scores(store, other, overwrite=True)
+    assert read_use(store, "mine").older == "features/hand"
+
+
 def test_a_store_that_may_only_be_read_gives_the_result(scored: tuple[hs.Store, FeatureScores]) -> None:
     store, scores = scored
     with read_only(store.path), pytest.raises(NotSavedError, match="Permission denied") as caught:
-        _kept(store, _bias(), scores, "mine")
-    assert caught.value.result.rows[1] == _bias().rows[1]
+        _kept(store, hand_made_bias(), scores, "mine")
+    assert caught.value.result.rows[1] == hand_made_bias().rows[1]
 
 
 def test_saved_uses_are_shown_by_their_own_command_without_torch(
     scored: tuple[hs.Store, FeatureScores], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, scores = scored
-    for name, found in {"bias": _bias(), "attack": _attack(), "edits": _edits(), "edit": _edited(store)}.items():
+    for name, found in {
+        "bias": hand_made_bias(),
+        "attack": hand_made_attack(),
+        "edits": hand_made_edits(),
+        "edit": hand_made_edit(store),
+    }.items():
         _kept(store, found, scores, name)
     for use, run, words in (
         ("bias", "bias", "11 test images, 10 images trained the probes; residual kept"),
@@ -198,7 +198,7 @@ def test_saved_uses_are_shown_by_their_own_command_without_torch(
 
 def test_a_damaged_use_says_which_command_makes_it_again(scored: tuple[hs.Store, FeatureScores]) -> None:
     store, scores = scored
-    _kept(store, _attack(), scores, "mine")
+    _kept(store, hand_made_attack(), scores, "mine")
     shutil.rmtree(Path(f"{store.path}/records/results/uses"))
     file = Path(f"{store.path}/uses/mine/zarr.json")
     file.write_text(file.read_text().replace('"epsilon"', '"epsilom"'))
@@ -210,7 +210,7 @@ def test_the_report_shows_saved_uses_with_their_controls(
     scored: tuple[hs.Store, FeatureScores], tmp_path: Path
 ) -> None:
     store, scores = scored
-    for name, found in {"bias": _bias(), "edit": _edited(store)}.items():
+    for name, found in {"bias": hand_made_bias(), "edit": hand_made_edit(store)}.items():
         _kept(store, found, scores, name)
     page = write_report(store, tmp_path / "r.html").read_text(encoding="utf-8")
     outline = Outline(page)

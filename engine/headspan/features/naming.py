@@ -27,10 +27,11 @@ from headspan.explore.heads.coherent_pursuit import coherent_pursuit
 from headspan.explore.heads.modality_gap import freed_texts, unit_rows, without_gap
 from headspan.features.pairs.image_vectors import directions_in_joint
 from headspan.features.pairs.space import Space
-from headspan.features.saved import save_scores
+from headspan.features.saved import KIND, save_scores
 from headspan.features.scores.result import FeatureScores
 from headspan.spans.nulls import range_of
 from headspan.store.reader import Store
+from headspan.store.taken_runs import refuse_made_differently
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import keep_vectors, stored_name
 from headspan.texts.vectors import embed_pool
@@ -84,6 +85,10 @@ def name_features(
             "features; give a larger pool, or ask for fewer names"
         )
     space = _checked_space(store, scores)
+    if saved:
+        settings = {"name_pool": stored_name(store, named), "name_coherence": coherence}
+        words = {"name_pool": "pool", "name_coherence": "coherence"}
+        refuse_made_differently(store, KIND, scores.run, settings, overwrite, words, "its names")
     embedded = embed_pool(store, named, on_progress, weights=weights)
     pool, gap = freed_texts(embedded.vectors, store.embedding_moments())
     given = directions_in_joint(store, space, scores.directions) if space is not None else scores.directions

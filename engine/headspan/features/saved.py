@@ -30,6 +30,8 @@ _ABOUT_RUN = ("run", "lineage")
 # Arrays of image indices, and what arrays of their rows are called.
 _ROWS_OF = {"top_images": "top_image_rows", "top_captions": "top_caption_rows"}
 _WORDS = ("dictionary", "dictionary_sha256", "learner", "judge", "name_pool")
+# What names add to a run. Uses of features depend on none of it.
+_OF_NAMES = tuple(each.name for each in fields(FeatureScores) if each.name == "names" or each.name.startswith("name_"))
 
 
 def save_scores(
@@ -37,15 +39,16 @@ def save_scores(
 ) -> FeatureScores:
     """Save scores as `features/<scores.run>`; returns them with their lineage.
 
-    Scores that gain names stay the same run. Raises StoreError if there is a run of that name with other content and
-    `overwrite` is false, or if the pool that features are named from is not in the store; NotSavedError, which holds
-    the scores, if the store cannot be written.
+    Scores that gain names, or other names, stay the same run, and names stay if the same scores are saved without.
+    Raises StoreError if there is a run of that name with other content and `overwrite` is false, or if the pool that
+    features are named from is not in the store; NotSavedError, which holds the scores, if the store cannot be written.
     """
     results.check_run(scores.run)
     return save_result(
         *(store, KIND, scores.run, scores, _with_rows(store, scores), settings_of(scores), _sources(store, scores)),
         overwrite=overwrite,
         on_progress=on_progress,
+        additions=_OF_NAMES,
     )
 
 

@@ -15,7 +15,7 @@ from headspan.events import Listener, ignore
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import EMBEDDING
-from headspan.features.saved import save_scores
+from headspan.features.saved import KIND, save_scores
 from headspan.features.scores.over_pairs import score_pairs
 from headspan.features.scores.result import FeatureScores
 from headspan.features.scores.sparse_evaluation import evaluate_codes
@@ -24,6 +24,7 @@ from headspan.run.devices import named_devices
 from headspan.store import results
 from headspan.store.reader import Store, open_store
 from headspan.store.selection import Images
+from headspan.store.taken_runs import refuse_made_differently
 from headspan.tasks.task import Task
 
 
@@ -76,11 +77,15 @@ def score(
     opened = dictionary if isinstance(dictionary, Dictionary) else open_dictionary(dictionary)
     name = run or re.sub(r"[^A-Za-z0-9._-]+", "-", opened.folder.resolve().name).strip("._-") or "features"
     results.check_run(name)
-    if isinstance(store, Pairs):
-        pairs = store
-    else:
-        where = store if isinstance(store, Store) else open_store(store)
-        pairs = open_pairs(
+    given = store.stores[0] if isinstance(store, Pairs) else store
+    where = given if isinstance(given, Store) else open_store(given)
+    saved = name if save or run is not None else None
+    made = {"dictionary_sha256": opened.sha256, "learner": opened.kind, "seed": seed}
+    refuse_made_differently(where, KIND, saved, made, overwrite, {"dictionary_sha256": "dictionary"})
+    pairs = (
+        store
+        if isinstance(store, Pairs)
+        else open_pairs(
             where,
             opened.space,
             captions=captions and opened.space.kind == EMBEDDING,
@@ -89,6 +94,8 @@ def score(
             weights=weights,
             on_progress=on_progress,
         )
+    )
+    refuse_made_differently(where, KIND, saved, {"pairs": len(pairs)}, overwrite)
     (chosen,) = named_devices(device)
     learner = opened.learner.to(chosen)
     try:
@@ -106,6 +113,4 @@ def score(
     finally:
         learner.to("cpu")
     scores = replace(scores, quality={**scores.quality, **figures})
-    if run is None and not save:
-        return scores
-    return save_scores(pairs.stores[0], scores, overwrite, on_progress)
+    return scores if saved is None else save_scores(where, scores, overwrite, on_progress)

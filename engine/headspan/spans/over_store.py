@@ -20,6 +20,7 @@ from headspan.store.identity import MODEL_KEYS, differences
 from headspan.store.moments_file import MergedMoments
 from headspan.store.reader import Store
 from headspan.store.selection import Images, Selection, selection_of
+from headspan.store.taken_runs import refuse_differences
 from headspan.store.write.save_result import save_result
 from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import keep_vectors, stored_name
@@ -193,15 +194,7 @@ def _refuse_otherwise_made(store: Store, run: str, settings: Mapping[str, Any]) 
     # A run over all images records no selection.
     kept.setdefault("selection_sha256", None)
     settings = {"selection_sha256": None, **settings}
-    different = [name for name in deciding if name in kept and kept[name] != settings[name]]
-    if different:
-        now = ", ".join(
-            f"{deciding[name]} {kept[name]}, now {settings[name]}"
-            if isinstance(settings[name], int)
-            else f"other {deciding[name]}"
-            for name in different
-        )
-        raise results.refusal(store, "textspan", run, f"textspan run {run!r} was made differently ({now})")
+    refuse_differences(store, "textspan", run, kept, {name: settings[name] for name in deciding}, deciding)
 
 
 def _selection(store: Store, images: Images | None, also: Sequence[Store]) -> Selection | None:

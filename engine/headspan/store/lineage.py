@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,8 @@ from headspan.store.schema import RECORDS
 LINEAGE = "lineage"
 # The kind of run that runs of a kind are made from, under the same name.
 SOURCE = {"labels": "textspan", "ccs": "labels", "truth": "ccs"}
+# Kinds of runs that are made from others in their additions alone, such as names, which no further run depends on.
+OF_ADDITIONS = ("features",)
 # An array with the names of its axes.
 Named = tuple[np.ndarray, tuple[str, ...]]
 
@@ -45,11 +47,20 @@ class Lineage:
 
 
 def content_checksum(
-    arrays: Mapping[str, Named], settings: Mapping[str, Any], made_from: Mapping[str, str] | None = None
+    arrays: Mapping[str, Named],
+    settings: Mapping[str, Any],
+    made_from: Mapping[str, str] | None = None,
+    additions: Collection[str] = (),
 ) -> str:
-    """Return the SHA-256 of a run's content: its arrays, its settings, and the checksums of what it was made from."""
-    digest = hashlib.sha256(json.dumps([settings, dict(made_from or {})], sort_keys=True).encode())
+    """Return the SHA-256 of a run's content: its arrays, its settings, and the checksums of what it was made from.
+
+    `additions` are left out, and with them the runs that they were made from.
+    """
+    own = {name: value for name, value in settings.items() if name not in additions}
+    digest = hashlib.sha256(json.dumps([own, {} if additions else dict(made_from or {})], sort_keys=True).encode())
     for name, (values, dims) in sorted(arrays.items()):
+        if name in additions:
+            continue
         digest.update(json.dumps([name, values.dtype.str, values.shape, dims]).encode())
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
@@ -92,7 +103,7 @@ def older(storage: Storage, kind: str, run: str) -> str | None:
         origin, _, name = source.partition("/")
         if checksum_of(storage, origin, name) != checksum:
             return source
-        if (further := older(storage, origin, name)) is not None:
+        if origin not in OF_ADDITIONS and (further := older(storage, origin, name)) is not None:
             return further
     return None
 

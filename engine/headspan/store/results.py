@@ -83,8 +83,15 @@ def made_from(store: OpenStore, kind: str, run: str) -> list[str]:
     ]
 
 
-def refusal(store: OpenStore, kind: str, run: str, why: str) -> StoreError:
-    """Return the error for replacing a run without `overwrite`; it names the runs that were made from it."""
+def refusal(store: OpenStore, kind: str, run: str, why: str, replaced: str | None = None) -> StoreError:
+    """Return the error for replacing a run without `overwrite`; it names the runs that were made from it.
+
+    `replaced` is what alone would be replaced of the run, such as its names, which no other run is made from.
+    """
+    if replaced is not None:
+        return StoreError(
+            f"{store.path}: {why}; give --overwrite (in Python overwrite=True), which replaces {replaced}"
+        )
     derived = made_from(store, kind, run)
     elsewhere = "choose another --run" + (", which headspan textspan makes first" if kind in SOURCE else "")
     kept = f"; {', '.join(derived)} would be kept, marked as of an older run" if derived else ""

@@ -53,6 +53,13 @@ class Compared:
         """How many heads have each score from 0 to 5; empty without scores."""
         return [] if self.scores is None else np.bincount(self.scores.scores.ravel(), minlength=6).tolist()
 
+    @property
+    def score_counts_by_chance(self) -> list[float]:
+        """How many heads would have each score by chance; empty if that is not known."""
+        if self.scores is None or self.scores.chance is None:
+            return []
+        return [share * self.scores.scores.size for share in self.scores.chance.expected_at_k]
+
     def score(self, heads: Sequence[Head]) -> float | None:
         """The mean score of some heads; None without heads or scores."""
         if self.scores is None or not heads:

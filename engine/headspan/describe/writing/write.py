@@ -11,7 +11,7 @@ from headspan.describe.asked.classes import DescribedClasses
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.descriptions.quality_table import BEST_OF
 from headspan.describe.descriptions.result import Descriptions
-from headspan.describe.descriptions.saved import save_descriptions
+from headspan.describe.descriptions.saved import KIND, save_descriptions
 from headspan.describe.policy.policy import Policy
 from headspan.describe.policy.tokens import TOKENS
 from headspan.describe.rewards.reward import Reward
@@ -28,6 +28,7 @@ from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.run.devices import named_devices
 from headspan.store import results
 from headspan.store.reader import Store
+from headspan.store.taken_runs import refuse_made_differently
 
 # Sampled descriptions of each question about a class.
 SAMPLES = 16
@@ -96,6 +97,18 @@ def write(
     writer = open_writer(language_model, trained, on)
     policy, has_adapter = writer.policy, writer.policy.adapter is not None
     asked = tuple(questions or (trained.questions if trained else QUESTIONS))
+    made: dict[str, Any] = {
+        "model": policy.name,
+        "adapter_sha256": adapter_sha256(policy.adapter) if policy.adapter else None,
+        "target": reward.target,
+        "classes": reward.classes.names,
+        "classes_from": reward.classes.source,
+        "questions": asked,
+        "seed": seed,
+    }
+    if run is not None or save:
+        settings = made | {"target": reward.target.as_json()}
+        refuse_made_differently(reward.store, KIND, run or writer.run, settings, overwrite)
     rows = every_prompt(reward.classes.names, asked)
     longest = tokens or (trained.settings.tokens if trained else TOKENS)
 
@@ -120,18 +133,12 @@ def write(
     _note_cut(own, on_progress)
     found = Descriptions(
         run=run or writer.run,
-        model=policy.name,
-        adapter_sha256=adapter_sha256(policy.adapter) if policy.adapter else None,
-        target=reward.target,
-        classes=reward.classes.names,
-        classes_from=reward.classes.source,
-        questions=asked,
+        **made,
         **entries_of(own, greedy, rows),
         quality=figures,
         training=trained.training if trained else {},
         log=trained.log if trained else {},
         class_rows=class_rows(reward.store, reward.classes),
-        seed=seed,
     )
     if run is None and not save:
         return found

@@ -32,8 +32,9 @@ from headspan.features.uses.filtered import DROPPED, mean_squares
 from headspan.features.uses.live_model import LiveModel
 from headspan.features.uses.matched import TOLERANCE
 from headspan.features.uses.pgd import EPSILONS, REACH, Search
-from headspan.features.uses.saved import check_name, keep_use
+from headspan.features.uses.saved import check_name, keep_use, refuse_other
 from headspan.features.uses.stored_pixels import stored_pixels
+from headspan.features.uses.use import how_made
 from headspan.prune.studies.statistics import SAMPLES, Interval, interval, resampling_counts
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images
@@ -125,6 +126,16 @@ def attack(
     learner = learner.to(model.device)
     stored = embeddings(store, store.rows[chosen])
     filters, remarks = filters_of(scores, mean_squares(learner, units(stored)), keep, remove, draws, seed, tolerance)
+    made = how_made(scores, residual, tolerance, draws, seed) | {
+        "task": task.name,
+        "images": len(chosen),
+        "steps": search.steps,
+        "step_share": REACH / search.steps,
+        "restarts": search.restarts,
+        "samples": samples,
+    }
+    attacked = {"goal": goals, "epsilon": epsilons, "classifier": [each.name for each in filters]}
+    refuse_other(store, AttackStudy, run, scores, made, attacked, overwrite)
     names = torch.from_numpy(task_classes(task, store, on_progress, weights=weights).vectors.copy()).to(model.device)
     pixels = torch.from_numpy(stored_pixels(store, chosen, shards)).to(model.device)
     pixels = pixels.permute(0, 3, 1, 2).float().div_(255)
@@ -142,20 +153,7 @@ def attack(
         ]
         found = _attacked(attacker, filters, defences, epsilons, goal, on_progress)
         rows += _rows(goal, filters, found, epsilons, samples, seed)
-    study = AttackStudy(
-        task.name,
-        len(chosen),
-        search.steps,
-        REACH / search.steps,
-        search.restarts,
-        samples,
-        tuple(rows),
-        scores_run=scores.run,
-        residual=residual,
-        tolerance=tolerance,
-        draws=draws,
-        seed=seed,
-    )
+    study = AttackStudy(rows=tuple(rows), **made)
     if not study.works:
         remarks.append("the attack does not beat noise of equal size on the plain classifier, so it shows nothing")
     return keep_use(store, replace(study, remarks=tuple(remarks)), scores, run, overwrite, on_progress)

@@ -25,7 +25,8 @@ from headspan.features.uses.chosen import DECIDED, chosen_classes
 from headspan.features.uses.filtered import KEPT, each_filtered, mean_squares
 from headspan.features.uses.matched import DRAWS, TOLERANCE, MatchedDraws, controls_of
 from headspan.features.uses.probe import Probe, fit_probe
-from headspan.features.uses.saved import check_name, keep_use
+from headspan.features.uses.saved import check_name, keep_use, refuse_other
+from headspan.features.uses.use import how_made
 from headspan.prune.studies.statistics import SAMPLES, Interval, bootstrapped, interval
 from headspan.store.reader import Store
 from headspan.store.selection import Images, chosen_images
@@ -84,6 +85,13 @@ def probe_bias(
     check_classes(task, "a probe")
     removed = chosen_classes(scores, classes)
     train, test = _halves(store, task, images, seed, on_progress)
+    made = how_made(scores, residual, tolerance, draws, seed) | {
+        "task": task.name,
+        "train_images": len(train),
+        "test_images": len(test),
+        "samples": samples,
+    }
+    refuse_other(store, BiasProbe, run, scores, made, {"removed": ["", *removed]}, overwrite)
     evaluation = evaluation_of(task, store, on_progress, weights=weights, images=test)
     assert isinstance(evaluation, Classification | WorstGroup), "these are the evaluations of the two metrics"
     vectors = units(embeddings(store, store.rows[np.concatenate([train, test])]))
@@ -109,20 +117,7 @@ def probe_bias(
             own, randoms = place, range(place + 1, place + 1 + len(control.members))
             found += table.beside(own, randoms, name, count)
             place = randoms.stop
-    probed = BiasProbe(
-        task.name,
-        evaluation.headline,
-        len(train),
-        len(test),
-        samples,
-        tuple(found),
-        scores_run=scores.run,
-        residual=residual,
-        tolerance=tolerance,
-        draws=draws,
-        seed=seed,
-        remarks=tuple(remarks),
-    )
+    probed = BiasProbe(headline=evaluation.headline, rows=tuple(found), remarks=tuple(remarks), **made)
     return keep_use(store, probed, scores, run, overwrite, on_progress)
 
 

@@ -26,7 +26,8 @@ from headspan.features.uses.edit_result import EditedImage, FactorShares
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, matched_features
-from headspan.features.uses.saved import check_name, keep_use
+from headspan.features.uses.saved import check_name, keep_use, refuse_other
+from headspan.features.uses.use import how_made
 from headspan.store.reader import Store
 from headspan.tasks.factors import Factors
 from headspan.texts.vectors import text_vectors
@@ -97,6 +98,10 @@ def edit(
         name, side, own = other.name, IMAGE, other.image
         vector = unit_embedding(other).astype(np.float32)
         wanted = {**known.of(own), **wanted}
+    made = how_made(scores, residual, tolerance, draws, seed)
+    refuse_other(
+        store, EditedImage, run, scores, {**made, "pair": {"source": source.name, "donor": name}}, {}, overwrite
+    )
     unit = unit_embedding(source).astype(np.float32)
     exchanger = Exchanger.of(learner, unit[None], vector[None], residual, side)
     control = matched_features(members, exchanger.energies(), np.asarray(scores.active > 0), draws, seed, tolerance)
@@ -116,11 +121,7 @@ def edit(
             scores=near,
             keys=tuple(store.samples(images, ["key"])["key"].to_pylist()),
             factors=factor_shares(known, images.tolist(), known.of(image), wanted),
-            scores_run=scores.run,
-            residual=residual,
-            tolerance=tolerance,
-            draws=draws,
-            seed=seed,
+            **made,
         )
 
     controls = tuple(edited(f"random, as {features}", each) for each in control.members)

@@ -27,7 +27,8 @@ from headspan.features.uses.edit_result import EditRow, EditStudy, Kind
 from headspan.features.uses.exchange import Exchanger
 from headspan.features.uses.filtered import KEPT
 from headspan.features.uses.matched import TOLERANCE, controls_of
-from headspan.features.uses.saved import check_name, keep_use
+from headspan.features.uses.saved import check_name, keep_use, refuse_other
+from headspan.features.uses.use import how_made
 from headspan.store.reader import Store
 from headspan.store.selection import usable_images
 from headspan.tasks.factors import Factors
@@ -75,6 +76,14 @@ def edit_study(
     members = chosen_classes(scores, classes)
     known = Factors(store, factors)
     sources, others = _pairs(store, pairs, donors, seed)
+    made = how_made(scores, residual, tolerance, draws, seed) | {
+        "pairs": len(sources),
+        "neighbours": count,
+        "donors": donors,
+    }
+    differing = [name for name, values in known.values.items() if _differ(values, sources, others)]
+    edited = {"exchanged": ["", *members], "factor": differing} if differing else {}
+    refuse_other(store, EditStudy, run, scores, made, edited, overwrite)
     own = units(embeddings(store, store.rows[sources]))
     if donors == CAPTIONS:
         texts = [str(each) for each in store.samples(others, ["caption"])["caption"].to_pylist()]
@@ -97,18 +106,7 @@ def edit_study(
         size = int(each.sum())
         rows += _rows("class", name, size, [moved(exchanger.exchanged(each))])
         rows += _rows("random", name, size, [moved(one) for one in exchanger.each(controls[name].members)])
-    study = EditStudy(
-        len(sources),
-        count,
-        donors,
-        tuple(rows),
-        scores_run=scores.run,
-        residual=residual,
-        tolerance=tolerance,
-        draws=draws,
-        seed=seed,
-        remarks=tuple(remarks),
-    )
+    study = EditStudy(rows=tuple(rows), remarks=tuple(remarks), **made)
     return keep_use(store, study, scores, run, overwrite, on_progress)
 
 
@@ -155,6 +153,14 @@ def _captioned(
 def _with_caption(store: Store, images: Int64[np.ndarray, " image"]) -> set[int]:
     captions = store.samples(images, ["caption"])["caption"].to_pylist()
     return {image for image, caption in zip(images.tolist(), captions, strict=True) if caption}
+
+
+def _differ(
+    values: Sequence[str | None], sources: Int64[np.ndarray, " pair"], others: Int64[np.ndarray, " pair"]
+) -> bool:
+    """Whether a pair has two values of a factor."""
+    pairs = ((values[one], values[other]) for one, other in zip(sources.tolist(), others.tolist(), strict=True))
+    return any(one != other and None not in (one, other) for one, other in pairs)
 
 
 class _Moved:

@@ -7,7 +7,7 @@ in the rows behind it. Neighbours are saved as rows of the store's plan, as in `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from headspan.store import results
 from headspan.store.lineage import lineage_of
 from headspan.store.reader import Store
 from headspan.store.result_values import as_json, number_from_json, numbers_from_json
+from headspan.store.taken_runs import refuse_differences, refuse_other_sources
 from headspan.store.write.save_result import save_result
 
 KIND, SCORES = "uses", "features"
@@ -50,6 +51,31 @@ def check_name(run: str | None) -> None:
     """Raise SettingsError if a result cannot be saved under this name; None saves nothing."""
     if run is not None:
         results.check_run(run)
+
+
+def refuse_other(
+    store: Store,
+    kind: type[Use],
+    run: str | None,
+    scores: FeatureScores,
+    made: Mapping[str, Any],
+    rows: Mapping[str, Collection[Any]],
+    overwrite: bool,
+) -> None:
+    """Raise StoreError, before the work, if a result of that name was made otherwise or from other scores.
+
+    `made` are fields of the new result, and `rows` the values that fields of its rows will have.
+    """
+    if run is None or overwrite or not results.sound(store, KIND, run):
+        return
+    kept = results.load_settings(store, KIND, run)
+    refuse_differences(store, KIND, run, kept, {"use": _name_of(kind)})
+    with results.as_written(store, KIND, run):
+        found = {name: sorted({row[name] for row in kept["rows"]}) for name in rows}
+    wanted = {name: sorted(set(values)) for name, values in rows.items()}
+    refuse_differences(store, KIND, run, {**kept, **found}, {**made, **wanted})
+    sources = {f"{SCORES}/{scores.run}": scores.lineage.checksum} if scores.lineage else {}
+    refuse_other_sources(store, KIND, run, sources)
 
 
 def keep_use(
@@ -90,12 +116,16 @@ def read_use(store: Store | str | Path, run: str | None = None) -> BiasProbe | A
         return found
 
 
+def _name_of(kind: type[Use]) -> str:
+    """What the setting `use` says of results of this class."""
+    return next((name for name, (each, _) in _TABLES.items() if each is kind), _EDIT)
+
+
 def _as_run(store: Store, found: Use) -> tuple[dict[str, results.Named], dict[str, Any]]:
     """The arrays and the settings of a result."""
     if not isinstance(found, EditedImage):
         settings = {each.name: as_json(getattr(found, each.name)) for each in fields(found) if each.name != _LINEAGE}
-        (use,) = (name for name, (kind, _) in _TABLES.items() if isinstance(found, kind))
-        return {}, {"use": use, **settings}
+        return {}, {"use": _name_of(type(found)), **settings}
     edits = (found, *found.controls)
     arrays: dict[str, results.Named] = {
         "embeddings": (np.stack([each.embedding for each in edits]), ("edit", "joint")),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from headspan.features.scores.result import FeatureScores
 from headspan.frames import Tabular
 from headspan.store.lineage import Lineage
 
@@ -33,3 +34,8 @@ class Use(Tabular):
     def older(self) -> str | None:
         """The run of scores, if it was replaced or removed since; else None."""
         return self.lineage.older if self.lineage else None
+
+
+def how_made(scores: FeatureScores, residual: str, tolerance: float, draws: int, seed: int) -> dict[str, Any]:
+    """The fields of `Use` that are known before its numbers are."""
+    return {"scores_run": scores.run, "residual": residual, "tolerance": tolerance, "draws": draws, "seed": seed}

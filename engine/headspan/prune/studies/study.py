@@ -31,6 +31,7 @@ from headspan.store.head_space import Head
 from headspan.store.identity import model_name
 from headspan.store.lineage import Lineage, lineage_of
 from headspan.store.reader import Store
+from headspan.store.taken_runs import refuse_made_differently
 from headspan.store.write.save_result import save_result
 
 # What is pruned unless the user says otherwise.
@@ -105,6 +106,8 @@ def study(
         results.check_run(run)
     scored = _scores(store, scores)
     plan = plan_study(store, groups, scored or scores, any_layer=mode == "total", draws=draws, seed=seed)
+    planned = {"mode": mode, "samples": samples, "draws": draws, "seed": seed, "groups": plan.groups, "sets": plan.sets}
+    refuse_made_differently(store, "prune", run, planned, overwrite)
     on, remarks = tasks_on_stores(store, tasks, mode, plan.sets, on_progress, weights)
     total = TotalSettings(weights, tuple(shards), device, batch_size, keep) if mode == "total" else None
     effects = score_tasks(on, plan.sets, total, samples, seed, greedy, on_progress)

@@ -8,7 +8,7 @@ stay, and count as of an older run from then on (`store.lineage`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -50,10 +50,13 @@ def save(
     overwrite: bool = False,
     on_progress: Listener = ignore,
     sources: Mapping[str, str] | None = None,
+    additions: Collection[str] = (),
 ) -> str:
     """Write arrays and settings as a run; return its checksum.
 
-    `sources` are the checksums of the runs that it was made from, by `<kind>/<run>`.
+    `sources` are the checksums of the runs that it was made from, by `<kind>/<run>`. `additions` are the arrays and
+    settings that no further run depends on, such as names; `sources` are then what these were made from. A run stays
+    the same run if only its additions change, and keeps those that it has if it is saved without them.
 
     If the run exists with the same content, nothing changes, and `on_progress` receives a remark. Other content is
     refused with a StoreError unless `overwrite` is true: then the run is replaced, and the runs made from it count as
@@ -69,7 +72,9 @@ def save(
         _recover(storage, kind, run)
     existed = _exists(storage, own)
     equal = _holds(store, kind, run, arrays, settings)
-    same = equal and not _moved(store, kind, run, sources)
+    stays = bool(additions) and _holds(store, kind, run, arrays, settings, additions)
+    adds = any(name in arrays or name in settings for name in additions)
+    same = (equal and not _moved(store, kind, run, sources)) or (stays and not adds)
     if same and not _lacks(store, kind, run, arrays, settings):
         if storage.size(record_key(kind, run)) is None:
             # Its writer was killed before it could record the files.
@@ -78,9 +83,11 @@ def save(
         on_progress(Progress(NOTE, 1, 1, f"{own} already has the same content; it is unchanged"))
         return checksum_of(storage, kind, run)
     if not equal and sound(store, kind, run) and not overwrite:
-        raise refusal(store, kind, run, f"{_said(store, kind, run)} already exists with other content")
+        what = f"{_said(store, kind, run)} already exists with other {'names' if stays else 'content'}"
+        raise refusal(store, kind, run, what, "its names" if stays else None)
     # A run that gains arrays or settings stays the same run.
-    checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources)
+    same = same or stays
+    checksum = checksum_of(storage, kind, run) if same else content_checksum(arrays, settings, sources, additions)
     with _refusals(store, kind, run), claimed(storage, kind, run), unconsolidated(storage, kind):
         # First under a hidden name, so that a run exists completely or not at all.
         unnamed = _hidden(storage, kind, run)
@@ -100,7 +107,7 @@ def save(
             storage.delete_folder(unnamed)
     if derived:
         on_progress(Progress(NOTE, 1, 1, f"kept {', '.join(derived)}, now marked as of an older {own}"))
-    if existed and changed:
+    if existed and (changed or (stays and not equal)):
         on_progress(Progress(NOTE, 1, 1, f"replaced the earlier {own}"))
     return checksum
 
@@ -224,15 +231,29 @@ def has_content(
     return not _moved(store, kind, run, sources) and _holds(store, kind, run, arrays, settings)
 
 
-def _holds(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
-    """Return whether there is a sound run, and all its arrays and settings are among these, with equal values."""
+def _holds(
+    store: Store,
+    kind: str,
+    run: str,
+    arrays: Mapping[str, Named],
+    settings: dict[str, Any],
+    besides: Collection[str] = (),
+) -> bool:
+    """Return whether there is a sound run, and all its arrays and settings are among these, with equal values.
+
+    Those named in `besides` are not compared.
+    """
     if not sound(store, kind, run):
         return False
-    kept_arrays, kept = load(store, kind, run)
+    kept_arrays, kept = (_without(each, besides) for each in load(store, kind, run))
     # As JSON, NaN equals NaN, and a tuple equals a list.
     return all(
         name in arrays and _equal(np.asarray(arrays[name][0]), values) for name, values in kept_arrays.items()
     ) and all(name in settings and _as_json(settings[name]) == _as_json(value) for name, value in kept.items())
+
+
+def _without(named: Mapping[str, Any], besides: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name not in besides}
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -32,11 +32,13 @@ def save_result(
     overwrite: bool = False,
     on_progress: Listener = ignore,
     before: Callable[[], object] = lambda: None,
+    additions: Collection[str] = (),
 ) -> R:
     """Return `result` with its lineage; if `saved`, write `arrays` and `settings` as the run `<kind>/<run>` first.
 
     `sources` are the lineages of the results that it was made from, by `<kind>/<run>`; None for one that is not known.
-    `before` is called before the run is written, and writes what the run needs. Raises as `analyses.save` does;
+    `before` is called before the run is written, and writes what the run needs. `additions` are as in `analyses.save`.
+    Raises as `analyses.save` does;
     StoreError if a source is not in the store as it was; and NotSavedError, which holds the result, if the store cannot
     be written.
     """
@@ -44,7 +46,9 @@ def save_result(
     storage = store.contents.storage
     if not saved:
         stored = has_content(store, kind, run, arrays, settings, made_from)
-        checksum = checksum_of(storage, kind, run) if stored else content_checksum(arrays, settings, made_from)
+        checksum = (
+            checksum_of(storage, kind, run) if stored else content_checksum(arrays, settings, made_from, additions)
+        )
         older = next((each.older for each in (sources or {}).values() if each is not None and each.older), None)
         return _with_lineage(result, Lineage(checksum, made_from, older))
     for source, checksum in made_from.items():
@@ -55,12 +59,12 @@ def save_result(
             )
     try:
         before()
-        checksum = save(store, kind, run, arrays, settings, overwrite, on_progress, made_from)
+        checksum = save(store, kind, run, arrays, settings, overwrite, on_progress, made_from, additions)
     except StoreError as error:
         cause = _cause_of(error)
         if not isinstance(cause, OSError):
             raise
-        found = _with_lineage(result, Lineage(content_checksum(arrays, settings, made_from), made_from))
+        found = _with_lineage(result, Lineage(content_checksum(arrays, settings, made_from, additions), made_from))
         raise NotSavedError(str(error), found, cause.errno in _READ_ONLY) from error
     return _with_lineage(result, Lineage(checksum, made_from))
 

@@ -49,3 +49,10 @@ class HeadName(Answer):
     layer: int
     head: int
     name: str
+
+
+class NearText(Answer):
+    """A text, and its cosine with what it is near: an image, or a feature's direction."""
+
+    text: str
+    cosine: Number

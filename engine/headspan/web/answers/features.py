@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headspan.web.answers.common import Answer, HeadName, Hit, Number
+from headspan.web.answers.common import Answer, HeadName, Hit, NearText, Number
 from headspan.web.answers.stores import Fact
 
 
@@ -90,6 +90,50 @@ class FeatureList(Answer):
     features: list[FeatureRow]
 
 
+<<<<<<< HEAD
+=======
+class UseRow(Answer):
+    """A row of a use's table: its cells as words, and whether it is about as many random features."""
+
+    cells: list[str]
+    random: bool
+
+
+class UseTable(Answer):
+    """A table of a use. The title is empty where it needs no words."""
+
+    title: str
+    head: list[str]
+    rows: list[UseRow]
+
+
+class FeatureUse(Answer):
+    """A saved use of features, with its control of as many random features of equal energy."""
+
+    run: str
+    # "bias", "attack" or "edit"; null if it cannot be read.
+    use: str | None
+    tables: list[UseTable]
+    # The neighbours of one edited image, with a title that says which edit it is; empty for other uses.
+    title: str = ""
+    images: list[Hit]
+    # How the numbers came about, and what limits them, without a full stop.
+    notes: list[str]
+    remarks: list[str]
+    # Why it cannot be read, or that it is of older scores; null otherwise.
+    problem: str | None = None
+
+
+class FeatureUses(Answer):
+    """The saved uses of the features of a run of scores."""
+
+    store: str
+    run: str
+    uses: list[FeatureUse]
+    # What to do if there is none.
+    notices: list[str]
+
+
 class NearText(Answer):
     """A text, and its cosine with a feature's direction."""
 
@@ -97,6 +141,7 @@ class NearText(Answer):
     cosine: Number
 
 
+>>>>>>> round
 class LikeFeature(Answer):
     """Another feature, and the cosine of the two directions."""
 

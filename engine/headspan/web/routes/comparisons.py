@@ -38,6 +38,7 @@ def comparison(request: Request, a: StoreName, b: StoreName) -> Comparison:
             for label, (first, second) in heads_by_label(one, other).items()
         ],
         ccs_counts=counts if any(counts) else None,
+        ccs_counts_by_chance=(one.score_counts_by_chance, other.score_counts_by_chance) if any(counts) else None,
         notices=[*one.notices, *other.notices, *different_methods(one, other)],
     )
 

@@ -8,7 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from headspan.features.saved import KIND
-from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, NearText
+<<<<<<< HEAD
+from headspan.web.answers.common import NearText
+from headspan.web.answers.features import FeatureAnswer, FeatureList, Features
+=======
+from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, FeatureUses, NearText
+>>>>>>> round
 from headspan.web.answers.stores import Fact
 from headspan.web.asked import Asked, AskedStore, named
 from headspan.web.features.histograms import class_counts, histograms
@@ -22,6 +27,7 @@ from headspan.web.features.runs import (
     no_run,
     space_words,
 )
+from headspan.web.features.uses import no_uses, saved_uses
 from headspan.web.saved_runs import run_names
 
 router = APIRouter(prefix="/api/stores/{store}/features", tags=["features"])
@@ -62,6 +68,12 @@ def feature_list(
     asking = Asking(tuple(dict.fromkeys(classes or ())), rule, words.strip(), measure, low, high, index)
     key = ("feature list", run, asking, sort, descending, offset, limit)
     return asked.answer(key, lambda: _list(asked, run, asking, sort, descending, offset, limit))
+
+
+@router.get("/uses", response_model=FeatureUses)
+def feature_uses(asked: Asked, run: Run = None) -> Response:
+    """What the features of a run of scores were used for: saved probes, attacks and edits, with their controls."""
+    return asked.answer(("feature uses", run), lambda: _uses(asked, run))
 
 
 @router.get("/{feature}", response_model=FeatureAnswer)
@@ -145,6 +157,12 @@ def _list(
         offset=offset,
         features=feature_rows(asked, scores, page),
     )
+
+
+def _uses(asked: AskedStore, run: str | None) -> FeatureUses:
+    scores = asked_scores(asked, run)
+    uses = saved_uses(asked, scores.run)
+    return FeatureUses(store=asked.name, run=scores.run, uses=uses, notices=[] if uses else no_uses(asked, scores))
 
 
 def _feature(asked: AskedStore, run: str | None, feature: int) -> FeatureAnswer:

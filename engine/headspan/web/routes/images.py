@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
+from jaxtyping import Float32
 
 from headspan.errors import SourceError
 from headspan.explore.query.image_parts import ImageParts, image_parts
@@ -14,6 +15,7 @@ from headspan.explore.query.whole_pictures import PictureShape, picture_shape
 from headspan.head_names import head_name
 from headspan.redact import redact
 from headspan.store.tables import SAMPLES
+from headspan.web.answers.common import NearText
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
@@ -98,6 +100,21 @@ def image_zero_shot(asked: Asked, image: ImageName, text: Texts) -> list[ZeroSho
     """The cosine of an image with each text, and the texts' probabilities at CLIP's logit scale of 100."""
     texts = asked_texts(asked, text)
     return zero_shot(texts.texts, unit_embedding(asked.image(image)) @ texts.units.T)
+
+
+@router.get("/texts")
+def image_texts(asked: Asked, image: ImageName, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> list[NearText]:
+    """The texts with the largest cosines with an image, among all whose vectors the store keeps, largest first."""
+    texts, vectors = asked.keep("vectors of known texts", lambda: _known_vectors(asked), lambda found: found[1].nbytes)
+    cosines = vectors @ unit_embedding(asked.image(image)).astype(np.float32)
+    nearest = np.argsort(-cosines, kind="stable")[:limit]
+    return [NearText(text=texts[place], cosine=float(cosines[place])) for place in nearest]
+
+
+def _known_vectors(asked: AskedStore) -> tuple[tuple[str, ...], Float32[np.ndarray, "text joint"]]:
+    known = asked.explorer.model.known_texts(asked.store)
+    vectors = np.array(list(known.values()), np.float32).reshape(len(known), asked.store.joint)
+    return tuple(known), vectors
 
 
 def _picture(asked: AskedStore, index: int) -> tuple[PictureShape | None, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +28,9 @@ class Model(Protocol):
 
     def warm(self, store: Store) -> None:
         """Begin to load the store's model, unless that has begun; returns at once."""
+
+    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
+        """The unit vectors of the texts that the store keeps, by text. The model is not asked."""
 
     def text_vectors(
         self, store: Store, texts: Sequence[str]

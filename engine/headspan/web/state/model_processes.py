@@ -76,6 +76,10 @@ class ModelProcesses:
         """As `Model.warm`."""
         self.process(store).start()
 
+    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
+        """As `Model.known_texts`."""
+        return self._known.stored(store)
+
     def text_vectors(
         self, store: Store, texts: Sequence[str]
     ) -> tuple[Float32[np.ndarray, "text joint"], dict[str, str]]:

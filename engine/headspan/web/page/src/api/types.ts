@@ -446,6 +446,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/stores/{store}/images/{image}/texts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Image Texts
+         * @description The texts with the largest cosines with an image, among all whose vectors the store keeps, largest first.
+         */
+        get: operations["image_texts_api_stores__store__images__image__texts_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/stores/{store}/images/{image}/maps": {
         parameters: {
             query?: never;
@@ -607,6 +627,26 @@ export interface paths {
          * @description One page of the features that pass a filter, in an order.
          */
         get: operations["feature_list_api_stores__store__features_list_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/stores/{store}/features/uses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Feature Uses
+         * @description What the features of a run of scores were used for: saved probes, attacks and edits, with their controls.
+         */
+        get: operations["feature_uses_api_stores__store__features_uses_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -831,6 +871,11 @@ export interface components {
             ccs_counts: [
                 number[],
                 number[]
+            ] | null;
+            /** Ccs Counts By Chance */
+            ccs_counts_by_chance: [
+                (number | null)[],
+                (number | null)[]
             ] | null;
             /** Notices */
             notices: string[];
@@ -1206,6 +1251,45 @@ export interface components {
             similarity: (number | null)[];
         };
         /**
+         * FeatureUse
+         * @description A saved use of features, with its control of as many random features of equal energy.
+         */
+        FeatureUse: {
+            /** Run */
+            run: string;
+            /** Use */
+            use: string | null;
+            /** Tables */
+            tables: components["schemas"]["UseTable"][];
+            /**
+             * Title
+             * @default
+             */
+            title: string;
+            /** Images */
+            images: components["schemas"]["Hit"][];
+            /** Notes */
+            notes: string[];
+            /** Remarks */
+            remarks: string[];
+            /** Problem */
+            problem?: string | null;
+        };
+        /**
+         * FeatureUses
+         * @description The saved uses of the features of a run of scores.
+         */
+        FeatureUses: {
+            /** Store */
+            store: string;
+            /** Run */
+            run: string;
+            /** Uses */
+            uses: components["schemas"]["FeatureUse"][];
+            /** Notices */
+            notices: string[];
+        };
+        /**
          * Features
          * @description A run that scored the features of a dictionary over a store's pairs. Without any run, `run` is null.
          */
@@ -1535,7 +1619,7 @@ export interface components {
         };
         /**
          * NearText
-         * @description A text, and its cosine with a feature's direction.
+         * @description A text, and its cosine with what it is near: an image, or a feature's direction.
          */
         NearText: {
             /** Text */
@@ -1914,6 +1998,28 @@ export interface components {
             height: number;
         };
         /**
+         * UseRow
+         * @description A row of a use's table: its cells as words, and whether it is about as many random features.
+         */
+        UseRow: {
+            /** Cells */
+            cells: string[];
+            /** Random */
+            random: boolean;
+        };
+        /**
+         * UseTable
+         * @description A table of a use. The title is empty where it needs no words.
+         */
+        UseTable: {
+            /** Title */
+            title: string;
+            /** Head */
+            head: string[];
+            /** Rows */
+            rows: components["schemas"]["UseRow"][];
+        };
+        /**
          * Verdict
          * @description What judges say of a description.
          * @enum {string}
@@ -1995,6 +2101,8 @@ export type FeatureAnswer = components['schemas']['FeatureAnswer'];
 export type FeatureHead = components['schemas']['FeatureHead'];
 export type FeatureList = components['schemas']['FeatureList'];
 export type FeatureRow = components['schemas']['FeatureRow'];
+export type FeatureUse = components['schemas']['FeatureUse'];
+export type FeatureUses = components['schemas']['FeatureUses'];
 export type Features = components['schemas']['Features'];
 export type Grid = components['schemas']['Grid'];
 export type HeadAnswer = components['schemas']['HeadAnswer'];
@@ -2034,6 +2142,8 @@ export type StoreSummary = components['schemas']['StoreSummary'];
 export type TextAnswer = components['schemas']['TextAnswer'];
 export type TextHead = components['schemas']['TextHead'];
 export type Upload = components['schemas']['Upload'];
+export type UseRow = components['schemas']['UseRow'];
+export type UseTable = components['schemas']['UseTable'];
 export type Verdict = components['schemas']['Verdict'];
 export type WhatIf = components['schemas']['WhatIf'];
 export type ZeroShot = components['schemas']['ZeroShot'];
@@ -3446,6 +3556,68 @@ export interface operations {
             };
         };
     };
+    image_texts_api_stores__store__images__image__texts_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                /** @description An image's row, or the id of a dropped-in one. */
+                image: string;
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NearText"][];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
     image_maps_api_stores__store__images__image__maps_get: {
         parameters: {
             query: {
@@ -3934,6 +4106,67 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FeatureList"];
+                };
+            };
+            /** @description The question cannot be answered with this store. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The address names a store, head or image that is not here. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description A parameter is missing, or has a value that it cannot have. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description The model is needed, and is being loaded or cannot be loaded. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+        };
+    };
+    feature_uses_api_stores__store__features_uses_get: {
+        parameters: {
+            query?: {
+                /** @description A run of headspan features score; by default the first one */
+                run?: string | null;
+            };
+            header?: never;
+            path: {
+                store: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FeatureUses"];
                 };
             };
             /** @description The question cannot be answered with this store. */
