@@ -107,7 +107,10 @@ def test_a_wrong_number_is_one_sentence(words: str, sentence: str, capsys: pytes
             "--text and --against are the same text, 'a', whose contrast",
         ),
         ("precompute FILE --model reference --out o", "FILE: none of its 1 file exists (first: no image); paths are"),
-        ("precompute PICTURE --model reference --out o", "PICTURE: not a tar: 69 bytes, but a header alone takes 512; give"),
+        (
+            "precompute PICTURE --model reference --out o",
+            "PICTURE: not a tar: 69 bytes, but a header alone takes 512; give",
+        ),
         ("precompute none.tar --model reference --out o", "none.tar: no such file; check the path and the pattern's"),
         ("precompute SHARD --model reference --layers x --out o", "--layers x: write all, last4, 8-11 or 0,3,8-11"),
         (
