@@ -90,8 +90,6 @@ class FeatureList(Answer):
     features: list[FeatureRow]
 
 
-<<<<<<< HEAD
-=======
 class UseRow(Answer):
     """A row of a use's table: its cells as words, and whether it is about as many random features."""
 
@@ -134,14 +132,6 @@ class FeatureUses(Answer):
     notices: list[str]
 
 
-class NearText(Answer):
-    """A text, and its cosine with a feature's direction."""
-
-    text: str
-    cosine: Number
-
-
->>>>>>> round
 class LikeFeature(Answer):
     """Another feature, and the cosine of the two directions."""
 

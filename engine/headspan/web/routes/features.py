@@ -8,12 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from headspan.features.saved import KIND
-<<<<<<< HEAD
 from headspan.web.answers.common import NearText
-from headspan.web.answers.features import FeatureAnswer, FeatureList, Features
-=======
-from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, FeatureUses, NearText
->>>>>>> round
+from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, FeatureUses
 from headspan.web.answers.stores import Fact
 from headspan.web.asked import Asked, AskedStore, named
 from headspan.web.features.histograms import class_counts, histograms
