@@ -65,10 +65,8 @@ def run(toy: bool) -> dict[str, Any]:
     measured, others = (60, 60) if toy else (IMAGES, _OTHER_SCENES)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shards = (
-            write_world_shards(folder / "measured", measured, SEED, split=SPLIT),
-            write_world_shards(folder / "others", others, _OTHER_SEED, split="train"),
-        )
+        own = write_world_shards(folder / "measured", measured, SEED, split=SPLIT)
+        shards = own, write_world_shards(folder / "others", others, _OTHER_SEED, split="train")
         out = str(folder / "run.zarr")
         precompute(PrecomputeSettings(shards, out, "reference", layers="all", emit=("heads", "patches")))
         store = Store(out)
@@ -182,9 +180,7 @@ def _probe(
     return scaled, constant.detach().numpy() - mean @ scaled
 
 
-def _probed(
-    probe: tuple[np.ndarray, np.ndarray], store: Store, pair: Pair, heads: Sequence[Head]
-) -> Float64[np.ndarray, " 2"]:
+def _probed(probe: tuple[np.ndarray, np.ndarray], store: Store, pair: Pair, heads: Sequence[Head]) -> np.ndarray:
     """The means of the evidence for the first object's shape minus that for the second one's."""
     found = _patches(store, pair.image, heads) @ probe[0] + probe[1]
     side = round(len(found) ** 0.5)
@@ -194,7 +190,9 @@ def _probed(
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
     """A row for each reading."""
-    cells = [[row["reading"], str(line["scenes"]), percent(row["right"]), percent(row["larger"])] for row in line["rows"]]
+    cells = [
+        [row["reading"], str(line["scenes"]), percent(row["right"]), percent(row["larger"])] for row in line["rows"]
+    ]
     return [["reading", "scenes", "right signs", "larger on the right object"], *cells]
 
 

@@ -233,7 +233,7 @@ def test_pictures_of_a_shard_that_is_gone_are_said_and_the_rest_is_answered(
     [
         ((), "nearest needs a query: give either --image or --text"),
         (("--image", "1", "--text", "a cat"), "nearest needs a query: give either --image or --text"),
-        (("--image", "1", "--head", "L9.H0"), "--head L9.H0: is not a head"),
+        (("--image", "1", "--head", "L9.H0"), "--head L9.H0: there is no such head"),
         (("--image", "1", "--label", "dogs"), "no head has the label 'dogs'"),
         (("--image", "no such"), "--image no such: is neither an index"),
         (("--image", "1", "--count", "0"), "--count 0 is too small; give at least 1"),
