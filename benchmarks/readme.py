@@ -30,6 +30,7 @@ from benchmarks import (
     bench_nulls,
     bench_object_store,
     bench_pipeline,
+    bench_plan,
     bench_planted_features,
     bench_precision,
     bench_prune_world,
@@ -86,6 +87,7 @@ MODULES = (
     bench_startup,
     bench_variants,
     bench_scheduling,
+    bench_plan,
     bench_object_store,
 )
 _GPU_DUE_TO = {
