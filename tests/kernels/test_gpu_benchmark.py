@@ -24,7 +24,11 @@ from benchmarks import gpu_cases, gpu_ops
 from headspan_kernels import fused, linear, reference
 from headspan_kernels.switches import Cut
 
-pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
+pytestmark = [
+    pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"),
+    pytest.mark.interpreted,
+    DEPRECATIONS,
+]
 
 
 @pytest.fixture
