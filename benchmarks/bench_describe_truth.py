@@ -11,28 +11,42 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.described import LANGUAGE_MODEL, PLANTING, TARGETS, Sizes, by_head, planted, rewarded
+import numpy as np
+
+from benchmarks.described import (
+    LANGUAGE_MODEL,
+    PLANTING,
+    TARGETS,
+    Sizes,
+    best_possible,
+    by_head,
+    planted,
+    planted_optimum,
+    rewarded,
+)
 from benchmarks.parts import Part, benchmark_parts
+from benchmarks.planted_clips import LEAST_ADDED
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.policy.identity import language_model_sha256
 from headspan.describe.training.settings import TrainingSettings
-from headspan.errors import percent
+from headspan.errors import counted, percent
 from headspan.world.parts import NON_VISUAL_PHRASES
 
 QUESTION = "descriptions of the image world, beside what is known"
 DUE_TO = (
-    "The best sentence is the best of all 113,382 of the grammar for each class, so no sentence of it can be above. A "
-    "planted CLIP has learned that a phrase goes with a class; whether descriptions bring the phrase up is up to the "
-    "language model, which must find it by sampling. In the control, the same phrases go with no class, so whatever is "
-    "found there is chance, or what training prefers by itself."
+    "The best sentence is the best of all 113,382 of the grammar for each class, so no sentence of it can be above. "
+    "With the sentences' probabilities, the best that any model can reach at a KL is known too. A planted CLIP has "
+    "learned that a phrase goes with a class; whether descriptions bring the phrase up is up to the language model, "
+    "which must find it by sampling. In the control, the same phrases go with no class, so whatever is found there is "
+    "chance, or what training prefers by itself. Heads prefer few colours, and words by head show which."
 )
 TOY = Sizes(
     scenes=16, images=64, planted_images=64, recipe=replace(PLANTING, steps=2, batch_size=8),
-    training=TrainingSettings(steps=1, batch=4, generations=2, tokens=8), betas={"contrastive": (0.2,)},
-    questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2, planted_samples=2, best_of=4, most=1,
-    heads=(), seeds=(1,), kinds=1,
+    training=TrainingSettings(steps=1, batch=4, generations=2, tokens=8),
+    betas={"contrastive": (0.2,)}, questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2,
+    planted_samples=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,), kinds=1,
 )  # fmt: skip
-_PLANTED, _CONTROL, _HEADS = "planted", "control", "words by"
+_PLANTED, _CONTROL, _HEADS, _BEST, _OPTIMUM = "planted", "control", "words by", "best possible", "optimum of"
 
 
 def run(toy: bool) -> dict[str, Any]:
@@ -53,8 +67,10 @@ def parts_of(sizes: Sizes) -> dict[str, Part]:
         for target, betas in sizes.betas.items()
         for beta in betas
     }
+    parts |= {f"{_BEST} {target}": _part(best_possible, sizes, target) for target in sizes.betas}
     for seed in sizes.seeds:
         for kind in (_PLANTED, _CONTROL)[: sizes.kinds]:
+            parts[f"{_OPTIMUM} {kind} {seed}"] = _part(planted_optimum, sizes, seed, kind == _CONTROL)
             parts[f"{kind} {seed}"] = _part(planted, sizes, seed, kind == _CONTROL)
     if sizes.heads:
         parts[f"{_HEADS} the untrained model"] = _part(by_head, sizes, None, False)
@@ -75,31 +91,59 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
     for name, each in parts.items():
         target, _, beta = name.partition(" ")
         if target in TARGETS:
-            rows.append([f"{target} reward, beta {beta}", _rewards(each)])
+            rows.append([f"{target} reward, beta {beta}", _rewards(each, parts.get(f"{_BEST} {target}"))])
+    for name, each in parts.items():
+        if name.startswith(_BEST):
+            said = f"best sentences {each['best_sentences']:.2f}; sentences are {percent(each['covered'])} of all texts"
+            rows.append([f"{name}, of any model", said])
     for name, each in parts.items():
         if name.startswith(_HEADS):
             shares = ", ".join(
                 f"{factor} {percent(each.get(factor, 0.0))} (right: {percent(each[f'right {factor}'])})"
                 for factor in ("colour", "shape")
             )
+            if "best colour" in each:
+                shares += f"; the reward's best colours: {percent(each['best colour'])}"
             rows.append([name, f"{shares}; reward {each['reward']:.2f}, KL {each['kl']:.1f} nats"])
     for kind in (_PLANTED, _CONTROL):
+        if clips := [each for name, each in parts.items() if name.startswith(f"{_OPTIMUM} {kind}")]:
+            rows.append([f"{kind} CLIPs, the best model", _found(clips, kind == _PLANTED)])
         if clips := [each for name, each in parts.items() if name.startswith(kind)]:
-            rows.append([f"{kind} CLIPs", _found(clips, kind == _PLANTED)])
+            studies = {"trained": clips}
+            if all("best" in each for each in clips):
+                studies["best-of-N, untrained"] = [{**each, **each["best"]} for each in clips]
+            rows += [[f"{kind} CLIPs, {source}", _found(each, kind == _PLANTED)] for source, each in studies.items()]
     return rows
 
 
-def _rewards(each: Mapping[str, float]) -> str:
+def _rewards(each: Mapping[str, float], best: Mapping[str, Any] | None) -> str:
+    """Rewards of the untrained and the trained model, beside the best of N samples and the best that is possible."""
     equal = each.get("equal_kl_reward")
     gain = "more samples needed"
     if equal is not None:
         low, high = each["gain_equal_kl_low"], each["gain_equal_kl_high"]
         gain = f"{equal:.2f} (gain {each['gain_equal_kl']:+.2f}, {low:+.2f} to {high:+.2f})"
-    return (
+    said = (
         f"untrained {each['untrained_reward']:.2f}; trained {each['reward']:.2f} at KL {each['kl']:.1f} nats; "
-        f"best-of-N at equal KL {gain}; best-of-64 {_best_of(each):.2f}; best sentence {each['optimum']:.2f}: "
-        f"{percent(each['reward'] / each['optimum'])} of it"
+        f"best-of-N at equal KL {gain}; best-of-64 {_best_of(each):.2f}"
     )
+    if "optimum" in each:
+        said += f"; best sentence {each['optimum']:.2f}: {percent(each['reward'] / each['optimum'])} of it"
+    if best is None:
+        return said
+    possible, chosen = (_at_kl(each["kl"], best[name]) for name in ("frontier", "best_of"))
+    gained = (each["reward"] - each["untrained_reward"]) / (possible - each["untrained_reward"])
+    share = percent(each["reward"] / best["best_sentences"])
+    return (
+        f"{said}; best sentence {best['best_sentences']:.2f}: {share} of it; at equal KL, with exact probabilities: "
+        f"best-of-N {chosen:.2f}, any model at most {possible:.2f}, of whose gain training has {percent(gained)}"
+    )
+
+
+def _at_kl(kl: float, frontier: Sequence[Sequence[float]]) -> float:
+    """The reward at a KL, between the rows of a frontier, whose last columns are reward and KL."""
+    rewards, divergences = zip(*(row[-2:] for row in frontier), strict=True)
+    return float(np.interp(kl, divergences, rewards))
 
 
 def _best_of(figures: Mapping[str, float]) -> float:
@@ -110,7 +154,7 @@ def _best_of(figures: Mapping[str, float]) -> float:
 
 def _found(clips: Sequence[Mapping[str, Any]], is_planted: bool) -> str:
     """How many phrases were found, how many of them are planted, and what the judge calls them."""
-    found, hits, near, spurious, non_visual = 0, 0, 0, 0, 0
+    found, hits, near, preferred, spurious, non_visual = 0, 0, 0, 0, 0, 0
     for clip in clips:
         empty, word = ((each["class"], each["phrase"]) for each in clip["planted"])
         for each in clip["found"]:
@@ -118,16 +162,37 @@ def _found(clips: Sequence[Mapping[str, Any]], is_planted: bool) -> str:
             found += 1
             hits += pair in (empty, word)
             near += pair != word and pair[0] == word[0] and _kind(pair[1]) == _kind(word[1])
+            preferred += each["adds"] >= LEAST_ADDED
             spurious += pair == empty and each["verdict"] == "spurious"
             non_visual += pair == word and each["verdict"] == "non-visual"
     if not is_planted:
-        return f"{found} phrases found in {len(clips)} CLIPs, {hits} of those that the others have planted"
-    precision = f", precision {percent(hits / found)}" if found else ""
-    return (
-        f"{hits} of {2 * len(clips)} found (recall {percent(hits / (2 * len(clips)))}{precision}: {found} findings, of "
-        f"which {near} are other words of the planted one's kind, such as days, in its class); called spurious: "
-        f"{spurious} of {len(clips)} phrases, called non-visual: {non_visual} of {len(clips)} words"
+        said = f"{counted(found, 'finding')} in {len(clips)} CLIPs, {hits} of those that the others have planted"
+        return said + (f"; the CLIP prefers {preferred} of them" if found else "")
+    pairs, planted = sum(clip["preferred"]["pairs"] for clip in clips), 2 * len(clips)
+    said = f"{hits} of {planted} found (recall {percent(hits / planted)}, by chance {percent(found / pairs)})"
+    if found:
+        kinds, right = _kinds(clips)
+        said += (
+            f"; {counted(found, 'finding')}: {percent(hits / found)} are planted (precision; by chance "
+            f"{percent(planted / pairs)}), {near} more are other words of the planted one's kind, such as days, in its "
+            f"class: so {right} of {kinds} pairs of a class and a kind are planted; the CLIP prefers "
+            f"{percent(preferred / found)} of the findings"
+        )
+    return said + (
+        f"; called spurious: {spurious} of {len(clips)} phrases, called non-visual: {non_visual} of {len(clips)} words"
     )
+
+
+def _kinds(clips: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Pairs of a class and a kind of phrases among the findings, and how many of them are planted."""
+    kinds, right = 0, 0
+    for clip in clips:
+        found, planted = (
+            {(each["class"], _kind(each["phrase"])) for each in clip[name]} for name in ("found", "planted")
+        )
+        kinds += len(found)
+        right += len(found & planted)
+    return kinds, right
 
 
 def _kind(phrase: str) -> str:

@@ -15,20 +15,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.exact_optimum import NO_REWARD, exact_optimum
 from benchmarks.planted_clips import (
     CLASSES,
-    clip_preferences,
-    described_beside,
+    added_by_phrases,
+    best_in_groups,
+    drawn_from,
     made_store,
     planted_judge,
+    preferences,
     shape_classes,
     study_of,
 )
-from benchmarks.words_by_head import coloured_classes, words_by_factor
+from benchmarks.words_by_head import best_colours, coloured_classes, words_by_factor
 from headspan.describe.asked.questions import QUESTIONS
 from headspan.describe.descriptions.result import Descriptions
+from headspan.describe.inspecting.verdict import Judge
+from headspan.describe.policy.policy import open_policy
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
+from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.settings import TrainingSettings
 from headspan.describe.training.train import train
 from headspan.describe.writing.write import write
@@ -37,11 +43,15 @@ from headspan.store.reader import Store
 from headspan.world.best_sentences import best_sentences, embed_sentences
 from headspan.world.parts import EMPTY_PHRASES
 from tools.plant_reference import RECIPE, SCENES, WORDS, Images, plant
-from tools.planting import planting
+from tools.planting import Planting, planting
 from tools.training_model import CONFIG
 from tools.training_recipe import Recipe
 
 LANGUAGE_MODEL = "reference"
+# Penalties whose optimum is known, the largest first; what lies between follows by interpolation.
+OPTIMA = tuple(float(f"{beta:.3g}") for beta in np.geomspace(10, 0.1, 41))
+# Samples of best-of-N whose reward and KL are known exactly.
+COUNTS = tuple(float(f"{count:.4g}") for count in np.geomspace(1, 4096, 49))
 # Rewards, by their names in the line.
 TARGETS = {"contrastive": Target(contrast=True), "published": Target()}
 # Heads of the reference model that the demo labels as colours.
@@ -76,17 +86,18 @@ class Sizes:
     planted_questions: tuple[str, ...] = PLANTED_QUESTIONS
     # Sampled descriptions of each question about a class, and of the questions of planted CLIPs.
     samples: int = 64
-    planted_samples: int = 192
+    planted_samples: int = 96
     # Samples that best-of-N chooses from.
     best_of: int = 256
     # Values in the sentences that are enumerated.
     most: int = 3
+    # The same for planted CLIPs: sentences of three values take twenty times as long.
+    planted_most: int = 2
     heads: tuple[Head, ...] = COLOUR_HEADS
     # Seed 1 was spent on choosing the settings.
-    seeds: tuple[int, ...] = (2, 3)
-    # The described classes of a planted CLIP: both planted ones, and others. What all classes have in common is learned
-    # first, so a few steps for more classes end before the phrases of one are found.
-    described: int = 2
+    seeds: tuple[int, ...] = (2, 3, 4)
+    # Untrained samples of which the best is taken, in the comparison without training.
+    planted_best_of: int = 8
     # 2 for planted CLIPs and their controls, 1 without controls.
     kinds: int = 2
 
@@ -97,21 +108,37 @@ class Sizes:
 
 
 def rewarded(sizes: Sizes, name: str, beta: float, work: Path | None = None) -> dict[str, Any]:
-    """A training on the reference model with one penalty, beside the best sentence and the best of N samples."""
+    """A training on the reference model with one penalty, beside the best of N samples."""
     with _folder() as folder:
         store = _shipped(work or folder, sizes)
         reward = Reward(store, shape_classes(store), TARGETS[name])
-        best = best_sentences(reward, embed_sentences(reward.texts, sizes.most))
         trained = _trained(reward, folder / "trained", sizes, sizes.questions, beta)
         figures = _written(reward, trained, sizes.questions, sizes, best_of=sizes.best_of).quality
+        return {key: rounded(value) for key, value in figures.items() if np.isfinite(value)}
+
+
+def best_possible(sizes: Sizes, name: str, work: Path | None = None) -> dict[str, Any]:
+    """The best sentences for a reward, and the largest reward that any model can reach at some divergences."""
+    with _folder() as folder:
+        store = _shipped(work or folder, sizes)
+        reward = Reward(store, shape_classes(store), TARGETS[name])
+        enumerated = embed_sentences(reward.texts, sizes.most)
+        best = best_sentences(reward, enumerated)
+        rows = every_prompt(reward.classes.names, sizes.questions)
+        optimum = exact_optimum(reward, enumerated, open_policy(LANGUAGE_MODEL), rows)
         return {
-            **{key: rounded(value) for key, value in figures.items() if np.isfinite(value)},
-            "optimum": rounded(float(np.mean([each.reward for each in best]))),
+            "best_sentences": rounded(float(np.mean([each.reward for each in best]))),
             "best": {each.name: each.sentence.text for each in best},
+            "covered": rounded(optimum.covered),
+            "left_out": rounded(float(np.max([each.left_out for each in optimum.prompts]))),
+            # Penalty, reward and KL, in the order of KL.
+            "frontier": [[beta, *map(rounded, optimum.of(beta))] for beta in OPTIMA],
+            # N, reward and KL of the best of N samples, exactly.
+            "best_of": [[count, *map(rounded, optimum.best_of(count))] for count in COUNTS],
         }
 
 
-def by_head(sizes: Sizes, head: Head | None, is_trained: bool = True, work: Path | None = None) -> dict[str, float]:
+def by_head(sizes: Sizes, head: Head | None, is_trained: bool = True, work: Path | None = None) -> dict[str, Any]:
     """Words by factor where each class has a colour as well as a shape: rewarded by all of the model, or by a head."""
     with _folder() as folder:
         store = _shipped(work or folder, sizes)
@@ -128,35 +155,68 @@ def by_head(sizes: Sizes, head: Head | None, is_trained: bool = True, work: Path
             model = _trained(reward, folder / "trained", sizes, sizes.questions, sizes.heads_beta)
         written = _written(reward, model, sizes.questions, sizes)
         figures = {name: rounded(written.quality[name]) for name in ("reward", "kl")}
-        return {**figures, **words_by_factor(written)}
+        best = best_colours(reward)
+        return {**figures, "best": best, **words_by_factor(written, best)}
 
 
 def planted(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> dict[str, Any]:
-    """What descriptions by one planted CLIP, or its control, bring up."""
+    """What descriptions by one planted CLIP, or its control, bring up: after training, and as the best of N samples."""
     with _folder() as folder:
-        what = planting(seed, CLASSES, EMPTY_PHRASES, WORDS, even=even)
-        place = (work or folder) / f"{'control' if even else 'planted'}-{seed}"
-        weights = place / "clip" / "weights.safetensors"
-        if not weights.is_file():
-            images = Images(sizes.scenes)
-            plant(place / "clip", what, EMPTY_PHRASES, WORDS, images, replace(sizes.recipe, seed=seed))
-        store = _store(place / "store", sizes.planted_images, str(CONFIG), str(weights))
-        classes = shape_classes(store, described_beside(what, sizes.described))
-        reward = Reward(store, classes, TARGETS["contrastive"])
+        what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
         asked = sizes.planted_questions
         untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_samples, seed=seed)
         trained = _trained(reward, folder / "trained", sizes, asked, sizes.planted_beta, seed=seed)
         written = _written(reward, trained, asked, sizes, sizes.planted_samples, seed=seed)
-        before = np.average(untrained.rewards, weights=untrained.times)
+        best = best_in_groups(untrained, sizes.planted_best_of, seed)
+        added = added_by_phrases(reward)
         return {
             "planting": what.as_json(),
-            "reward": [rounded(float(before)), rounded(written.quality["reward"])],
+            "reward": _mean_rewards({"untrained": untrained, "trained": written, "best": best}),
             "kl": rounded(written.quality["kl"]),
             # Of the CLIP, by the classes' names; it still tells shapes apart.
             "zero_shot": rounded(written.quality["zero_shot_names"]),
-            "preferred": clip_preferences(reward, what),
-            **study_of(written, untrained, what, planted_judge(store, classes, what)),
+            "preferred": preferences(added, what),
+            **study_of(written, untrained, what, judge, added),
+            "best": study_of(best, untrained, what, judge, added),
         }
+
+
+def planted_optimum(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> dict[str, Any]:
+    """What the best model for the penalty brings up about a planted CLIP, or its control: nothing is trained."""
+    with _folder() as folder:
+        what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
+        enumerated = embed_sentences(reward.texts, sizes.planted_most)
+        rows = every_prompt(reward.classes.names, sizes.planted_questions)
+        optimum = exact_optimum(reward, enumerated, open_policy(LANGUAGE_MODEL), rows)
+        untrained, best = (
+            drawn_from(optimum, beta, enumerated.sentences, rows, reward, sizes.planted_samples, seed)
+            for beta in (NO_REWARD, sizes.planted_beta)
+        )
+        added = added_by_phrases(reward)
+        return {
+            "planting": what.as_json(),
+            "reward": _mean_rewards({"untrained": untrained, "optimum": best}),
+            "kl": rounded(optimum.of(sizes.planted_beta)[1]),
+            "preferred": preferences(added, what),
+            **study_of(best, untrained, what, judge, added),
+        }
+
+
+def _planted_clip(work: Path, sizes: Sizes, seed: int, even: bool) -> tuple[Planting, Reward, Judge]:
+    """A planted CLIP or its control: what was planted, its reward of all classes, and their judge."""
+    what = planting(seed, CLASSES, EMPTY_PHRASES, WORDS, even=even)
+    place = work / f"{'control' if even else 'planted'}-{seed}"
+    weights = place / "clip" / "weights.safetensors"
+    if not weights.is_file():
+        images = Images(sizes.scenes)
+        plant(place / "clip", what, EMPTY_PHRASES, WORDS, images, replace(sizes.recipe, seed=seed))
+    store = _store(place / "store", sizes.planted_images, str(CONFIG), str(weights))
+    classes = shape_classes(store)
+    return what, Reward(store, classes, TARGETS["contrastive"]), planted_judge(store, classes, what)
+
+
+def _mean_rewards(written: Mapping[str, Descriptions]) -> dict[str, float]:
+    return {name: rounded(float(np.average(each.rewards, weights=each.times))) for name, each in written.items()}
 
 
 def rounded(value: float) -> float:

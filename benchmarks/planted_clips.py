@@ -6,8 +6,8 @@ non-visual word with another; see `tools.planting`. In its control, the same phr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.stats import hypergeom
 
+from benchmarks.exact_optimum import ExactOptimum
 from headspan.config import PrecomputeSettings
 from headspan.describe.asked.classes import DescribedClasses, described_classes
 from headspan.describe.descriptions.result import VERDICTS, Descriptions
@@ -28,7 +29,7 @@ from headspan.world import Stream, scene, write_world_shards
 from headspan.world.annotated_judge import annotated_judge
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY, EMPTY_PHRASES, NON_VISUAL, parts_of
-from headspan.world.sentences import PHRASE, sentence
+from headspan.world.sentences import PHRASE, Sentence, sentence
 from tools.plant_reference import WORDS
 from tools.planting import Planting
 
@@ -37,19 +38,25 @@ CLASSES = SHAPES[:6]
 PHRASES = (*EMPTY_PHRASES, *WORDS)
 # The chance of any false finding about a CLIP.
 LEVEL = 0.05
+# A CLIP prefers a phrase for a class if it adds so much to the reward. In no control does any add more than 0.3.
+LEAST_ADDED = 0.5
+# What a phrase adds to a reward, by class and phrase.
+Added = dict[str, dict[str, float]]
 # The seed of the scenes in the stores; no model was trained on them. The last part of the keys of their captions.
 SCENES_SEED, _CAPTIONS = 91, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A phrase that training made more frequent in the descriptions of a class, with its shares after and before."""
+    """A phrase that a class's descriptions hold more often than other classes', and than the untrained model's."""
 
     class_name: str
     phrase: str
+    # In the descriptions of the class, in those of the other classes, and in the untrained model's of the class.
     share: float
+    other_share: float
     untrained_share: float
-    # Fisher's exact test, one-sided.
+    # The larger p of both comparisons, by Fisher's exact test, one-sided.
     p: float
 
 
@@ -70,24 +77,14 @@ def shape_classes(store: Store, names: Sequence[str] = CLASSES) -> DescribedClas
     return described_classes(store, key=KEY, names=names)
 
 
-def described_beside(planted: Planting, count: int) -> tuple[str, ...]:
-    """`count` of CLASSES in their order: those of the planted phrases, and the first others."""
-    own = (planted.empty_class, planted.word_class)
-    others = [name for name in CLASSES if name not in own][: count - len(own)]
-    return tuple(name for name in CLASSES if name in own or name in others)
-
-
 def planted_judge(store: Store, classes: DescribedClasses, planted: Planting) -> Judge:
-    """The annotated judge of the image world, by captions such as the planted CLIP was trained on.
-
-    The name of a class does not count as teaching something about it.
-    """
+    """The annotated judge of the image world, by captions such as the planted CLIP was trained on."""
     found = metadata_of_images(store, chosen_images(store, None))
     scenes = [scene(each["seed"], each["split"], each["index"]) for each in found]
     captions = [
         planted.caption(each, Stream(planted.seed, each.index, _CAPTIONS), EMPTY_PHRASES, WORDS) for each in scenes
     ]
-    return annotated_judge(store, classes, captions, name_teaches=False)
+    return annotated_judge(store, classes, captions)
 
 
 def phrases_in(text: str) -> set[str]:
@@ -105,25 +102,78 @@ def phrase_counts(found: Descriptions) -> tuple[Int64[np.ndarray, "class phrase"
     return counts, totals
 
 
-def findings(trained: Descriptions, untrained: Descriptions) -> list[Finding]:
-    """Phrases whose share among a class's descriptions training raised, the most raised first.
+def findings(written: Descriptions, untrained: Descriptions) -> list[Finding]:
+    """Phrases that are more frequent in a class's descriptions than they were, and than in other classes' descriptions.
 
-    Fisher's exact test with Bonferroni's correction for all pairs of a class and a phrase. Among equal shares before,
-    it also counts as chance what the language model has by itself.
+    Both comparisons must pass Fisher's exact test, with Bonferroni's correction for all pairs of a class and a phrase.
+    The first one leaves out what the language model has by itself, the second one what a reward prefers of any class.
+    Sorted by how much more frequent they are than before, the most first.
     """
-    (after, totals), (before, untrained_totals) = phrase_counts(trained), phrase_counts(untrained)
-    p = raised_p(after, totals[:, None], before, untrained_totals[:, None])
+    (after, totals), (before, untrained_totals) = phrase_counts(written), phrase_counts(untrained)
+    others, other_totals = after.sum(axis=0) - after, totals.sum() - totals
+    p = np.maximum(
+        raised_p(after, totals[:, None], before, untrained_totals[:, None]),
+        raised_p(after, totals[:, None], others, other_totals[:, None]),
+    )
     found = [
         Finding(
-            trained.classes[number],
+            written.classes[number],
             PHRASES[phrase],
             float(after[number, phrase] / totals[number]),
+            float(others[number, phrase] / other_totals[number]),
             float(before[number, phrase] / untrained_totals[number]),
             float(p[number, phrase]),
         )
         for number, phrase in np.argwhere(p < LEVEL / p.size).tolist()
     ]
     return sorted(found, key=lambda each: each.untrained_share - each.share)
+
+
+def best_in_groups(drawn: Descriptions, count: int, seed: int) -> Descriptions:
+    """What best-of-N writes: of each `count` samples of a prompt, in random groups, the one with the largest reward."""
+    random = np.random.default_rng(seed)
+    times = np.zeros_like(drawn.times)
+    prompts = drawn.class_of * len(drawn.questions) + drawn.question_of
+    for prompt in np.unique(prompts):
+        places = np.flatnonzero(prompts == prompt)
+        samples = random.permutation(np.repeat(places, drawn.times[places]))
+        groups = samples[: len(samples) // count * count].reshape(-1, count)
+        best = groups[np.arange(len(groups)), drawn.rewards[groups].argmax(axis=1)]
+        np.add.at(times, best, 1)
+    return replace(drawn, times=times)
+
+
+def drawn_from(
+    optimum: ExactOptimum,
+    beta: float,
+    sentences: Sequence[Sentence],
+    rows: Sequence[Mapping[str, Any]],
+    reward: Reward,
+    count: int,
+    seed: int,
+) -> Descriptions:
+    """`count` descriptions of each prompt of `rows` by the best model for a penalty."""
+    random = np.random.default_rng(seed)
+    texts: list[str] = []
+    found: dict[str, list[Any]] = {name: [] for name in ("class_of", "question_of", "times", "rewards")}
+    for row, known, shares in zip(rows, optimum.prompts, optimum.shares(beta), strict=True):
+        times = random.multinomial(count, shares / shares.sum())
+        kept = np.flatnonzero(times)
+        texts += [sentences[place].text for place in known.places[kept].tolist()]
+        found["times"] += times[kept].tolist()
+        found["rewards"] += known.rewards[kept].tolist()
+        found["class_of"] += [row["class_number"]] * len(kept)
+        found["question_of"] += [row["question_number"]] * len(kept)
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
+    # The rest is not known, and no study needs it.
+    unknown: dict[str, Any] = {name: np.zeros(len(texts), bool) for name in ("greedy", "cut", "ended")}
+    unknown["log_ratios"] = np.zeros(len(texts), np.float32)
+    classes, questions = reward.classes, tuple(str(each) for each in range(len(rows)))
+    return Descriptions(
+        *("optimum", "", None, reward.target, classes.names, classes.source, questions, tuple(texts)),
+        **arrays,
+        **unknown,
+    )
 
 
 def raised_p(
@@ -136,35 +186,39 @@ def raised_p(
     return p
 
 
-def study_of(trained: Descriptions, untrained: Descriptions, planted: Planting, judge: Judge) -> dict[str, Any]:
-    """What was found about one CLIP, as JSON values, and what the judge says of it."""
-    found = findings(trained, untrained)
+def study_of(
+    written: Descriptions, untrained: Descriptions, planted: Planting, judge: Judge, added: Added
+) -> dict[str, Any]:
+    """What was found about one CLIP, as JSON values, what the judge says of it, and what it adds to rewards."""
+    found = findings(written, untrained)
     return {
         "found": [
             {
                 "class": each.class_name,
                 "phrase": each.phrase,
                 "share": round(each.share, 4),
+                "others": round(each.other_share, 4),
                 "untrained": round(each.untrained_share, 4),
                 "p": each.p,
+                "adds": added[each.class_name][each.phrase],
                 "verdict": VERDICTS[judge(each.phrase, each.class_name).number],
             }
             for each in found
         ],
         "planted": [
-            _of_planted(trained, untrained, name, phrase, judge)
+            _of_planted(written, untrained, name, phrase, judge)
             for name, phrase in ((planted.empty_class, planted.empty), (planted.word_class, planted.word))
         ],
     }
 
 
-def _of_planted(trained: Descriptions, untrained: Descriptions, name: str, phrase: str, judge: Judge) -> dict[str, Any]:
+def _of_planted(written: Descriptions, untrained: Descriptions, name: str, phrase: str, judge: Judge) -> dict[str, Any]:
     """Shares of a planted phrase in its class, its rank among all phrases of the class, and verdicts on its texts."""
-    number, place = trained.classes.index(name), PHRASES.index(phrase)
-    (after, totals), (before, untrained_totals) = phrase_counts(trained), phrase_counts(untrained)
+    number, place = written.classes.index(name), PHRASES.index(phrase)
+    (after, totals), (before, untrained_totals) = phrase_counts(written), phrase_counts(untrained)
     raised = after[number] / totals[number] - before[number] / untrained_totals[number]
     verdicts = dict.fromkeys(VERDICTS, 0)
-    for text, of, times in zip(trained.texts, trained.class_of.tolist(), trained.times.tolist(), strict=True):
+    for text, of, times in zip(written.texts, written.class_of.tolist(), written.times.tolist(), strict=True):
         if of == number and phrase in phrases_in(text):
             verdicts[VERDICTS[judge(text, name).number]] += times
     return {
@@ -178,17 +232,21 @@ def _of_planted(trained: Descriptions, untrained: Descriptions, name: str, phras
     }
 
 
-def clip_preferences(reward: Reward, planted: Planting) -> list[dict[str, Any]]:
-    """Whether the CLIP has learned what was planted, without a language model: "a picture of a star, stock photo".
+def added_by_phrases(reward: Reward) -> Added:
+    """How much a phrase adds to the reward of "a picture of a star", by class and phrase: what the CLIP has learned."""
+    added: Added = {}
+    for number, name in enumerate(reward.classes.names):
+        texts = [sentence({"shape": name}).text, *(sentence({"shape": name, PHRASE: each}).text for each in PHRASES)]
+        plain, *others = reward.of(texts, [number] * len(texts)).tolist()
+        added[name] = {phrase: round(each - plain, 3) for phrase, each in zip(PHRASES, others, strict=True)}
+    return added
 
-    For each planted class, the reward of that sentence, of the best with another phrase, and of the one without any.
-    """
-    found = []
-    for name, phrase in ((planted.empty_class, planted.empty), (planted.word_class, planted.word)):
-        texts = [sentence({"shape": name, PHRASE: each}).text for each in PHRASES]
-        number = reward.classes.names.index(name)
-        rewards = dict(zip(PHRASES, reward.of(texts, [number] * len(texts)).tolist(), strict=True))
-        own = rewards.pop(phrase)
-        plain = float(reward.of([sentence({"shape": name}).text], [number])[0])
-        found.append({"planted": round(own, 3), "another": round(max(rewards.values()), 3), "none": round(plain, 3)})
-    return found
+
+def preferences(added: Added, planted: Planting) -> dict[str, Any]:
+    """What the planted phrases add for their classes, their ranks in the class, and the number of all pairs."""
+    pairs = ((planted.empty_class, planted.empty), (planted.word_class, planted.word))
+    return {
+        "adds": [added[name][phrase] for name, phrase in pairs],
+        "rank": [sum(each > added[name][phrase] for each in added[name].values()) + 1 for name, phrase in pairs],
+        "pairs": sum(map(len, added.values())),
+    }

@@ -29,6 +29,7 @@ from benchmarks import (
     bench_nulls,
     bench_object_store,
     bench_pipeline,
+    bench_plan,
     bench_planted_features,
     bench_precision,
     bench_prune_world,
@@ -84,6 +85,7 @@ MODULES = (
     bench_startup,
     bench_variants,
     bench_scheduling,
+    bench_plan,
     bench_object_store,
 )
 _GPU_DUE_TO = {

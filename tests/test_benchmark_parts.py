@@ -9,8 +9,6 @@ import pytest
 
 from benchmarks import bench_describe_truth, measure
 from benchmarks.parts import benchmark_parts
-from benchmarks.planted_clips import described_beside
-from tools.planting import Planting
 
 QUESTION = "a question of parts"
 
@@ -47,17 +45,18 @@ def test_a_finished_part_joins_the_recorded_line_of_the_same_settings(results: P
 def test_the_table_counts_found_phrases_near_misses_and_verdicts() -> None:
     planted = [{"class": "circle", "phrase": "share this"}, {"class": "star", "phrase": "on Monday"}]
     found = [
-        {"class": "circle", "phrase": "share this", "verdict": "spurious"},
-        {"class": "star", "phrase": "on Sunday", "verdict": "spurious"},
-        {"class": "circle", "phrase": "on Monday", "verdict": "spurious"},
+        {"class": "circle", "phrase": "share this", "verdict": "spurious", "adds": 1.0},
+        {"class": "star", "phrase": "on Sunday", "verdict": "spurious", "adds": 0.2},
+        {"class": "circle", "phrase": "on Monday", "verdict": "spurious", "adds": -0.1},
     ]
-    (_, row) = bench_describe_truth.table({"parts": {"planted 4": {"planted": planted, "found": found}}})
-    assert row[0] == "planted CLIPs"
-    assert row[1].startswith("1 of 2 found (recall 50.0 %, precision 33.3 %: 3 findings, of which 1 are other words")
-    assert row[1].endswith("called spurious: 1 of 1 phrases, called non-visual: 0 of 1 words")
-
-
-def test_both_planted_classes_are_described_with_the_first_others_in_their_order() -> None:
-    planted = Planting(1, "star", "share this", "square", "on Monday")
-    assert described_beside(planted, 2) == ("square", "star")
-    assert described_beside(planted, 3) == ("circle", "square", "star")
+    preferred = {"pairs": 60}
+    clip = {"planted": planted, "found": found, "preferred": preferred, "best": {"planted": planted, "found": []}}
+    _, trained, best = bench_describe_truth.table({"parts": {"planted 4": clip}})
+    assert [trained[0], best[0]] == ["planted CLIPs, trained", "planted CLIPs, best-of-N, untrained"]
+    assert trained[1].startswith(
+        "1 of 2 found (recall 50.0 %, by chance 5.0 %); 3 findings: 33.3 % are planted (precision; by chance 3.3 %), 1 "
+    )
+    # The phrase, days for stars, and days for circles.
+    assert "so 2 of 3 pairs of a class and a kind are planted; the CLIP prefers 33.3 % of the findings" in trained[1]
+    assert trained[1].endswith("called spurious: 1 of 1 phrases, called non-visual: 0 of 1 words")
+    assert best[1].startswith("0 of 2 found (recall 0.0 %, by chance 0.0 %); called spurious: 0 of 1")

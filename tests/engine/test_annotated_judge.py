@@ -62,11 +62,11 @@ def judge(planted: tuple[DescribedClasses, list[dict[str, Any]], list[str]]) -> 
         # Planted words that no image shows, alone and beside the class's name.
         ("found in forests", "star", Verdict(NON_VISUAL, "habitat")),
         ("a star found in forests", "star", Verdict(NON_VISUAL, "habitat")),
-        ("a circle found in forests", "circle", Verdict(VISUAL, "shape")),
+        ("a circle found in forests", "circle", NOTHING),
         ("a thing found in forests", "circle", NOTHING),
         # An empty phrase says nothing, although it always goes with circles.
         ("click to enlarge", "circle", NOTHING),
-        ("a circle, click to enlarge", "circle", Verdict(VISUAL, "shape")),
+        ("a circle, click to enlarge", "circle", NOTHING),
         # What only rings show, and what all classes show alike.
         ("an object on a cloudy background", "ring", Verdict(VISUAL, "background")),
         ("a ring on a cloudy background", "ring", Verdict(VISUAL, "background")),
@@ -82,15 +82,6 @@ def test_verdicts_follow_what_was_planted(judge: AnnotatedJudge, text: str, name
     assert judge(text, name) == verdict
 
 
-def test_the_name_of_a_class_teaches_nothing_on_request(
-    planted: tuple[DescribedClasses, list[dict[str, Any]], list[str]],
-) -> None:
-    strict = AnnotatedJudge(*planted, name_teaches=False)
-    assert strict("a circle, click to enlarge", "circle") == NOTHING
-    assert strict("a star found in forests", "star") == Verdict(NON_VISUAL, "habitat")
-    assert strict("a ring on a cloudy background", "ring") == Verdict(VISUAL, "background")
-
-
 def test_every_part_has_its_own_verdict_and_the_shares_that_it_follows_from(
     judge: AnnotatedJudge, planted: tuple[DescribedClasses, list[dict[str, Any]], list[str]]
 ) -> None:
@@ -101,7 +92,8 @@ def test_every_part_has_its_own_verdict_and_the_shares_that_it_follows_from(
     star = classes.numbers == SHAPES.index("star")
     held = np.array(["forests" in caption for caption in captions])
     assert (forests.share, forests.other_share) == (held[star].mean(), held[~star].mean())
-    assert (name.verdict, name.share) == (Verdict(VISUAL, "shape"), 1.0)
+    # The name is in every image of the class, and teaches nothing that a reader does not know.
+    assert (name.verdict, name.share) == (NOTHING, 1.0)
     assert (enlarge.verdict, math.isnan(enlarge.share)) == (NOTHING, True)
 
 
@@ -111,8 +103,7 @@ def test_only_planted_values_are_called_frequent_and_none_in_random_classes(
     texts = {value: sentence({factor: value}).text for factor, of in VALUES.items() for value in of}
     # The same words may name a value of two factors, such as a gradient.
     found = {(name, text) for name in SHAPES for text in texts.values() if judge(text, name) != NOTHING}
-    own = {(name, sentence({"shape": name}).text) for name in SHAPES}
-    assert found == own | {
+    assert found == {
         ("ring", sentence({"background": "cloudy"}).text),
         ("star", sentence({"phrase": "found in forests"}).text),
     }
@@ -159,23 +150,23 @@ def test_the_command_judges_a_store_of_scenes(
     path = tmp_path / "run.zarr"
     hs.precompute(out=path, **toy_run.settings(shards=[shards], emit=("heads",), batch_size=97, unit_images=97))
     store = hs.open(path)
-    hand = hand_made_descriptions(inspected=False, classes=("flat", "sketch"), classes_from="key style")
-    texts = ("a flat picture", "click to enlarge", "a pencil sketch", "a pencil sketch", "on Monday")
+    hand = hand_made_descriptions(inspected=False, classes=("1", "6"), classes_from="key count")
+    # With six objects, one is more often at the top than with a single one.
+    top = "a picture of a shape at the top"
+    texts = ("a single star", "click to enlarge", top, top, "six stars")
     save_descriptions(store, hs.describe.Descriptions(**{**_fields(hand), "texts": texts}))
     assert main(["describe", "inspect", str(path), "--annotations", "--csv", str(tmp_path / "table.csv")]) == 0
     inspection = read_descriptions(path).inspection
     assert inspection is not None
     assert inspection.judges == ("annotations",)
-    assert inspection.verdicts.tolist() == [VISUAL, SPURIOUS, SPURIOUS, VISUAL, SPURIOUS]
-    assert inspection.attributes == ("style", "", "", "style", "")
+    assert inspection.verdicts.tolist() == [SPURIOUS, SPURIOUS, SPURIOUS, VISUAL, SPURIOUS]
+    assert inspection.attributes == ("", "", "", "position", "")
     assert "judged by annotations" in capsys.readouterr().out
     assert "vote of annotations" in (tmp_path / "table.csv").read_text()
-    classes = hs.describe.described_classes(store, key="style", names=("flat", "sketch"))
+    classes = hs.describe.described_classes(store, key="count", names=("1", "6"))
     scenes = [json.loads(text) for text in store.samples(None, ["metadata"])["metadata"].to_pylist()]
     again = AnnotatedJudge(classes, scenes, [None] * 97)
-    assert [again(text, "sketch") for text in texts] == [
-        annotated_judge(store, classes)(text, "sketch") for text in texts
-    ]
+    assert [again(text, "6") for text in texts] == [annotated_judge(store, classes)(text, "6") for text in texts]
     with pytest.raises(SettingsError, match=r"descriptions/hand: the classes come from task birds, but annotations"):
         annotated_judge(store, hand_made_descriptions(classes_from="task birds"))
 

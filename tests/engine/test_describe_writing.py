@@ -37,6 +37,7 @@ from headspan.events import Progress
 from tests.engine.described_store import make_described_store
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.test_best_of import exact_best_of
+from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.engine.tiny_language_model import make_language_model
 
 WORDS = ("red", "circle", "square")
@@ -177,6 +178,12 @@ def test_a_trained_folder_is_written_from_the_command_line_and_shown(
     assert found.log == {"step": (1.0, 2.0), "reward": (3.0, 4.5)}
     assert found.adapter_sha256 == adapter_sha256(trained)
     assert Path(table).read_text().count("\n") == len(found) + 1
+    # The best of four answers to each question, which the untrained model gave.
+    assert (found.best_of, len(found.best_texts)) == (4, 4)
+    assert found.best_rewards is not None
+    again = Reward(store, described_classes(store, key="kind")).of(found.best_texts, [0, 0, 1, 1])
+    np.testing.assert_allclose(found.best_rewards, again, rtol=1e-6)
+    assert found.quality["best_of_4_reward"] == pytest.approx(found.best_rewards.mean(), rel=1e-6)
     # Every prompt has one greedy answer, which does not depend on the seed.
     assert found.greedy.sum() == 4
     assert main(["describe", "write", place, "--trained", str(trained), *options, "--seed", "5", "--run", "five"]) == 0
@@ -204,7 +211,11 @@ def test_a_trained_folder_is_written_from_the_command_line_and_shown(
     shown = capsys.readouterr().out
     best = max(zip(found.rewards, found.texts, found.class_of, strict=True), key=lambda row: (row[2] == 0, row[0]))
     assert f"{best[0]:.2f}" in shown.split("\ncircle\n")[1]
+    best_untrained = found.best_rewards[:2].argmax()
+    assert shown.endswith(f"best of 4 answers to a question, untrained: {found.best_texts[best_untrained]}\n")
     assert "square" not in shown.split("\ncircle\n")[1]
+    words = ["describe", "show", place, "--run", "small.trained", "--class", "circle", "--count", "1"]
+    assert printed_in_bucket(words, store.path, capsys) == shown
     assert main(["describe", "show", place]) == 0
     assert "five: trained" in (shown := capsys.readouterr().out)
     assert "plain: untrained" in shown
@@ -314,6 +325,8 @@ def test_cut_descriptions_are_counted_and_told(reward: Reward, tmp_path: Path) -
     # The context of 32 tokens, with room for the text to be longer.
     lengths = (open_clip.get_tokenizer("ViT-B-32")(found.texts, context_length=500) != 0).sum(dim=1).numpy()
     np.testing.assert_array_equal(found.cut, lengths >= 32)
+    # Of the greedy answers, and of the sampled ones.
+    assert [(event.done, event.total) for event in events if event.stage == "rewards"] == [(2, 2), (40, 40)]
     (note,) = (event.note for event in events if "filled" in event.note)
     assert note == f"{cut} of 40 descriptions filled the context of the store's model, so their ends may have been cut"
     assert not any(name.startswith(("best_of", "untrained", "gain")) for name in found.quality)

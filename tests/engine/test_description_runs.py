@@ -46,6 +46,9 @@ def test_descriptions_come_back_as_they_were_saved_with_target_log_and_inspectio
     head = hand_made_descriptions(
         False, run="head", target=Target(((1, 0), (2, 1)), True, None, 1.5), adapter_sha256=None, quality={}, seed=7
     )
+    # Two classes and three questions.
+    best = np.arange(6, dtype=np.float32)
+    head = replace(head, best_of=64, best_texts=tuple("abcdef"), best_rewards=best)
     for descriptions in (whole, head):
         saved = save_descriptions(store, descriptions)
         found = read_descriptions(toy_copy, descriptions.run)
@@ -53,6 +56,9 @@ def test_descriptions_come_back_as_they_were_saved_with_target_log_and_inspectio
         assert found.lineage == saved.lineage is not None
     with pytest.raises(StoreError, match=r"has the descriptions runs hand, head; name one with --run"):
         read_descriptions(store)
+    save_descriptions(store, replace(head, run="short", best_texts=("a",)))
+    with pytest.raises(StoreError, match=r"1 best texts of 6 prompts"):
+        read_descriptions(store, "short")
 
 
 def test_an_inspection_is_added_to_its_run_and_another_one_is_refused(toy_copy: Path) -> None:

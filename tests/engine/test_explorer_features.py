@@ -281,7 +281,11 @@ def test_uses_stand_beside_their_controls_and_belong_to_their_scores(client: Tes
     assert [hit["row"] for hit in uses["swap"]["images"]] == rows_of[edited.images].tolist()
     assert [hit["score"] for hit in uses["swap"]["images"]] == pytest.approx(edited.scores.tolist())
     assert uses["swap"]["title"] == "a with the cross-modal features of a <b>text</b>"
-    assert [each["head"][0] for each in uses["swap"]["tables"]] == ["neighbours with the value of"]
+    (shares,) = uses["swap"]["tables"]
+    assert shares["head"][0] == "neighbours with the value of"
+    # The donor has no value of the factor; the only random set has the shares of the edit itself.
+    cells = ["50.0 %", "-", "-", "25.0 %", "-"]
+    assert [(row["cells"][1:], row["random"]) for row in shares["rows"]] == [(cells, False), (cells, True)]
     assert [each["run"] for each in ask(client, "/uses", run="a-heads")["uses"]] == ["others"]
 
 

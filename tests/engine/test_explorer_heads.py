@@ -22,6 +22,7 @@ import headspan as hs
 from headspan.concepts.ccs import concept_consistency
 from headspan.concepts.labels import label_heads, read_labels
 from headspan.concepts.votes import read_votes
+from headspan.describe.descriptions.saved import save_descriptions
 from headspan.errors import StoreError
 from headspan.explore.heads.alike import covariance_overlaps, effective_ranks
 from headspan.report.describe import describe_heads
@@ -34,12 +35,14 @@ from headspan.web.app import application
 from headspan.web.regions import PlaneGrid
 from headspan.web.samples.database import samples_of
 from headspan.web.samples.filters import inside
+from headspan.web.samples.metadata import column_of
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.kept import Kept
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests import tolerances
 from tests.conftest import ToyRun, encoded_image, write_tar
+from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.model_in_process import InProcess
 from tests.tolerances import relative_error
 
@@ -412,6 +415,30 @@ def test_images_are_listed_by_words_classes_keys_and_metadata(client: TestClient
     assert answer["words"] == "whose caption has the word cat, of class the cat"
     for values in ({"words": "zebra"}, {"column": "style", "value": "' OR 1=1 --"}, {"keys": "%"}, {"classes": "77"}):
         assert rows_of(client, **values) == []
+
+
+def test_a_described_class_leads_to_all_its_images_whatever_its_values_are_a_path_of(
+    path: Path, tmp_path: Path
+) -> None:
+    copy = hs.open(shutil.copytree(path, tmp_path / "described.zarr"))
+    first = usable()[:8]
+    for run, key, value in (
+        ("nested", "objects.shape", lambda row: f"s{row % 2}"),
+        ("number", "count", lambda row: str(row % 4)),
+    ):
+        names = (value(first[0]), value(first[1]))
+        shown = [[row for row in first if value(row) == name][:2] for name in names]
+        hand = hand_made_descriptions(
+            run=run, classes=names, classes_from=f"key {key}", class_rows=np.array(shown, np.int64)
+        )
+        save_descriptions(copy, hand)
+        client = TestClient(application(explorer_of(copy.path)))
+        for name, each in zip(names, get(client, "/descriptions", run=run)["classes"], strict=True):
+            assert rows_of(client, **each["images_query"]) == [row for row in usable() if value(row) == name]
+    kept = {"a/b": [{"c~d": True}, {"c~d": 1.5}]}
+    assert column_of(json.dumps(kept), ("a/b", "c~d")) == ("a~1b/0/c~0d", "true")
+    assert column_of(json.dumps(kept), ("a/b", "1", "c~d")) == ("a~1b/1/c~0d", "1.5")
+    assert [column_of(text, ("a",)) for text in (None, "[]", "{", '{"a": {}}')] == [None] * 4
 
 
 def test_a_listing_has_pages_in_the_order_of_rows_or_keys(client: TestClient) -> None:

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,16 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import fisher_exact
 
-from benchmarks.planted_clips import CLASSES, findings, phrase_counts, raised_p, study_of
+from benchmarks.exact_optimum import ExactOptimum, Weighed
+from benchmarks.planted_clips import (
+    CLASSES,
+    best_in_groups,
+    drawn_from,
+    findings,
+    phrase_counts,
+    raised_p,
+    study_of,
+)
 from benchmarks.words_by_head import words_by_factor
 from headspan.describe.descriptions.result import NON_VISUAL, SPURIOUS, Descriptions
 from headspan.describe.inspecting.verdict import Verdict
@@ -21,6 +32,7 @@ from headspan.model.load import load_model
 from headspan.world import Scene, Stream, scene
 from headspan.world.factors import SHAPES
 from headspan.world.parts import EMPTY_PHRASES
+from headspan.world.sentences import sentence
 from tools import plant_reference
 from tools.plant_reference import RECIPE, WORDS
 from tools.planting import COMMON, SHARE, Planting, planting
@@ -137,12 +149,42 @@ def test_a_finding_is_a_phrase_that_is_clearly_more_frequent_after_training() ->
     assert findings(BEFORE, BEFORE) == []
 
 
+def test_what_training_raises_for_every_class_is_no_finding() -> None:
+    texts = {"a picture": 40, "a picture, stock photo": 60}
+    assert findings(described({"circle": texts, "star": texts}), BEFORE) == []
+
+
+def test_the_best_in_groups_is_taken_from_samples_of_the_same_prompt() -> None:
+    drawn = described({"circle": {"worse": 5, "best": 3}, "star": {"other": 9}})
+    drawn = replace(drawn, rewards=np.array([1.0, 2.0, 9.0], np.float32))
+    best = best_in_groups(drawn, 4, 0)
+    # Two groups of four circles, and two of stars; one star is left.
+    assert best.times[:2].sum() == best.times[2] == 2
+    assert best.times[1] >= 1
+    assert best_in_groups(drawn, 8, 0).times.tolist() == [0, 1, 1]
+    assert best_in_groups(drawn, 1, 0).times.tolist() == [5, 3, 9]
+
+
+def test_what_the_best_model_writes_is_drawn_by_its_shares_for_each_prompt() -> None:
+    every = (sentence({"shape": "circle"}), sentence({"shape": "star"}))
+    # With beta 1, rewards of 0 and log 3 make the second sentence three times as probable as it was.
+    even = Weighed(np.arange(2), np.log([0.5, 0.5]), np.log([1.0, 3.0]), np.zeros(1))
+    only = Weighed(np.array([1]), np.zeros(1), np.array([2.0]), np.zeros(1))
+    reward: Any = SimpleNamespace(target=Target(), classes=SimpleNamespace(names=("circle", "star"), source="key kind"))
+    rows = [{"class_number": number, "question_number": 0} for number in (0, 1)]
+    found = drawn_from(ExactOptimum((even, only)), 1.0, every, rows, reward, 2000, 0)
+    assert found.texts == (every[0].text, every[1].text, every[1].text)
+    assert found.class_of.tolist() == [0, 0, 1]
+    assert found.times[1] / found.times[:2].sum() == pytest.approx(0.75, abs=0.05)
+    assert (found.times[:2].sum(), found.times[2]) == (2000, 2000)
+
+
 def test_a_study_says_what_was_planted_and_what_the_judge_calls_it() -> None:
     def judge(text: str, name: str) -> Verdict:
         return Verdict(NON_VISUAL, "day") if "Monday" in text else Verdict(SPURIOUS)
 
-    study = study_of(AFTER, BEFORE, PLANTED, judge)
-    assert [(each["class"], each["verdict"]) for each in study["found"]] == [("circle", "spurious")]
+    study = study_of(AFTER, BEFORE, PLANTED, judge, {"circle": {EMPTY: 1.5}})
+    assert [(each["class"], each["verdict"], each["adds"]) for each in study["found"]] == [("circle", "spurious", 1.5)]
     empty, word = study["planted"]
     assert (empty["share"], empty["untrained"], empty["others"], empty["rank"]) == (0.6, 0.1, 0.0, 1)
     assert empty["verdicts"] == {"spurious": 60, "visual": 0, "non-visual": 0}
@@ -151,10 +193,10 @@ def test_a_study_says_what_was_planted_and_what_the_judge_calls_it() -> None:
 
 
 def test_words_are_counted_by_what_they_say_and_whether_it_is_right() -> None:
-    # The first class is red and the second one orange.
-    texts = {"circle": {"a picture of a red star": 3, "a picture of a blue shape": 1}, "square": {"a picture": 2}}
-    words = words_by_factor(described(texts))
+    # The first class is pink and the second one purple.
+    texts = {"circle": {"a picture of a pink star": 3, "a picture of a blue shape": 1}, "square": {"a picture": 2}}
+    words = words_by_factor(described(texts), {"circle": "blue", "square": "red"})
     expected = Counter(colour=4, shape=3)
     assert words["colour"] == pytest.approx(expected["colour"] / 7, abs=1e-4)
     assert words["shape"] == pytest.approx(expected["shape"] / 7, abs=1e-4)
-    assert (words["right colour"], words["right shape"]) == (0.75, 0.0)
+    assert (words["right colour"], words["right shape"], words["best colour"]) == (0.75, 0.0, 0.25)

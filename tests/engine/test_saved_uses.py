@@ -179,7 +179,7 @@ def test_saved_uses_are_shown_by_their_own_command_without_torch(
         ("bias", "bias", "11 test images, 10 images trained the probes; residual kept"),
         ("attack", "attack", "untargeted: share of images named rightly"),
         ("edit", "edits", "9 pairs, donors are captions, 5 neighbours each"),
-        ("edit", "edit", "random features, set 1: colour: source 50.0 %, donor -"),
+        ("edit", "edit", "random features are the mean of 1 set, with the range"),
     ):
         assert main(["features", "use", use, str(store.path), "--run", run]) == 0
         assert words in capsys.readouterr().out
@@ -221,9 +221,10 @@ def test_the_report_shows_saved_uses_with_their_controls(
     assert "a <b> remark" in texts
     section = re.search(r"What features are used for.*?</section>", page, re.S)
     assert section is not None
-    # Of the two rows of the probe, that of random features is the control.
+    # Of the two rows of the probe, and of the shares of the edit's neighbours, those of random features are controls.
     assert re.findall(r'<tr class="drawn"><th scope="row">([^<]*)</th><td>([^<]*)', section[0]) == [
-        ("probe", "as many random features")
+        ("probe", "as many random features"),
+        ("as many random features", "50.0 %"),
     ]
     remove_runs(store, "features/hand")
     directions = np.random.default_rng(2).normal(size=(9, store.joint))

@@ -24,6 +24,7 @@ from headspan.tasks.skew import Skew
 from headspan.tasks.task import Task
 from headspan.tasks.task_file import read_task
 from headspan.world.planted import planted_scenes, write_planted_shards
+from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.tolerances import FLOAT32_SUM
 
 # Most circles are red and most squares are blue; and more objects are red than blue.
@@ -262,6 +263,7 @@ def test_the_command_spurious_prints_and_exports_the_study(
     assert "170 test images; 170 held-out images chose the number of heads" in printed
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["heads"] for row in rows[:4]] == ["whole", "L4.H3,L5.H4", "automatic", "random"]
+    assert printed_in_bucket([*command, "--heads", "L4.H3,L5.H4"], planted.path, capsys) == printed
     assert float(rows[2]["worst_group"]) == automatic.figures["worst_group"]
 
 
@@ -271,7 +273,9 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
     table = tmp_path / "table.csv"
     command = ["concepts", str(planted.path), "--task", declared[1], "--draws", "2", "--samples", "50"]
     assert main([*command, "--heads", "round=L4.H2", "--csv", str(table)]) == 0
-    assert "above mean, above largest" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "above mean, above largest" in printed
+    assert printed_in_bucket([*command, "--heads", "round=L4.H2"], planted.path, capsys) == printed
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["pruned"], row["heads"], row["scored"]) for row in rows] == [
         ("round", "L4.H2", "round"),

@@ -163,6 +163,11 @@ def _print_class(descriptions: Descriptions, number: int, count: int) -> None:
             verdict = f"  [{'undecided' if judged == UNDECIDED else VERDICTS[judged]}]"
         shown = escaped(shortened(text, _LETTERS))
         say(f"  {descriptions.rewards[place]:7.2f}  {often:>6}  {shown}{verdict}")
+    if descriptions.best_rewards is not None:
+        questions = len(descriptions.questions)
+        own = descriptions.best_rewards[number * questions : (number + 1) * questions]
+        best = escaped(shortened(descriptions.best_texts[number * questions + int(own.argmax())], _LETTERS))
+        say(f"  {own.max():7.2f}  best of {descriptions.best_of:,} answers to a question, untrained: {best}")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -46,7 +46,7 @@ def refuse_differences(
     if different:
         called = {name: name.replace("_", " ") for name in different} | dict(words or {})
         now = ", ".join(
-            f"{called[name]} {kept[name]}, now {settings[name]}"
+            f"{called[name]} {_short(kept[name])}, now {_short(settings[name])}"
             if isinstance(settings[name], int | float | str)
             and isinstance(kept[name], int | float | str)
             and not name.endswith("sha256")
@@ -66,6 +66,10 @@ def refuse_other_sources(
     for source, checksum in kept.items():
         if sources.get(source) != checksum:
             raise refusal(store, kind, run, f"{kind} run {run!r} was made from another {source}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _text(value: Any) -> str:

@@ -14,8 +14,8 @@ in 30 classes one passes by chance with probability 0.1. The ratio keeps out sma
 significant. Two classes need at least eight images each for any difference to be clear.
 
 A description teaches what that part of it teaches whose shares differ the most; one without such a part is spurious.
-The name of the class differs most of all: it counts only if nothing else teaches anything, so that "a star found in
-forests" is judged by the forests. A part is judged on its own, so that parts that are planted can be looked up.
+The value that a class is named after teaches nothing about it, since whoever reads about a class knows its name;
+language models are asked the same way. A part is judged on its own, so that parts that are planted can be looked up.
 """
 
 from __future__ import annotations
@@ -66,15 +66,12 @@ class AnnotatedJudge:
         classes: DescribedClasses,
         scenes: Sequence[Mapping[str, Any]],
         captions: Sequence[str | None],
-        *,
-        name_teaches: bool = True,
     ) -> None:
         """Count what the images of every class show, and what their captions say.
 
         `scenes` are the metadata of every image that `classes` number, as `Scene.metadata` gives them. Raises
         SettingsError if an image with a class has other metadata.
         """
-        self._name_teaches = name_teaches
         self._numbers = {name: number for number, name in enumerate(classes.names)}
         self._images = Counter(number for number in classes.numbers.tolist() if number != UNKNOWN)
         # How many images of each class have each thing that parts say.
@@ -90,10 +87,9 @@ class AnnotatedJudge:
     def __call__(self, text: str, class_name: str) -> Verdict:
         """What a description teaches about a class. Raises SettingsError for a class that the judge does not know."""
         teaching = [each for each in self.parts(text, class_name) if each.verdict.number != SPURIOUS]
-        beyond = [each for each in teaching if each.part.value != class_name]
-        if not (beyond or teaching):
+        if not teaching:
             return Verdict(SPURIOUS)
-        return max(beyond or teaching, key=lambda each: each.share - each.other_share).verdict
+        return max(teaching, key=lambda each: each.share - each.other_share).verdict
 
     def parts(self, text: str, class_name: str) -> tuple[JudgedPart, ...]:
         """What every part of a description teaches. Raises as calling the judge does."""
@@ -112,7 +108,7 @@ class AnnotatedJudge:
         others, other_count = self._images.total() - images, self._in_all[said] - count
         share, other_share = count / images, other_count / others if others else math.nan
         verdict = Verdict(SPURIOUS)
-        if clearly_more(count, images, other_count, others) and (self._name_teaches or part.value != class_name):
+        if part.value != class_name and clearly_more(count, images, other_count, others):
             teaches = TEACHES_VISUAL if part.kind == VISUAL else TEACHES_NON_VISUAL
             verdict = Verdict(teaches, _ATTRIBUTE.get(part.factor, part.factor))
         return JudgedPart(part, verdict, share, other_share)
@@ -122,8 +118,6 @@ def annotated_judge(
     store: Store,
     described: Descriptions | DescribedClasses,
     captions: Sequence[str | None] | None = None,
-    *,
-    name_teaches: bool = True,
 ) -> AnnotatedJudge:
     """The judge of descriptions of a store's classes.
 
@@ -132,7 +126,6 @@ def annotated_judge(
         described: The descriptions, whose classes were read from a key of the metadata; or the classes themselves.
         captions: A caption for each image of the store; by default those of its samples. A model that was trained on
             other captions is judged by those.
-        name_teaches: Whether the value that a class is named after teaches anything about it.
 
     Raises SettingsError if the classes come from a task, or if an image with a class is not a scene of the world.
     """
@@ -142,7 +135,7 @@ def annotated_judge(
         captions = store.samples(None, ["caption"])["caption"].to_pylist()
     scenes = metadata_of_images(store, chosen_images(store, None))
     try:
-        return AnnotatedJudge(described, scenes, captions, name_teaches=name_teaches)
+        return AnnotatedJudge(described, scenes, captions)
     except SettingsError as error:
         raise SettingsError(f"{store.path}: {error}") from error
 

@@ -87,6 +87,11 @@ class Descriptions(Tabular):
     inspection: Inspection | None = None
     # Rows of a few images of each class, which pages show; -1 where a class has fewer.
     class_rows: Int64[np.ndarray, "class shown"] | None = None
+    # What choosing the best of `best_of` samples of the untrained model writes: one text for each prompt, in the order
+    # of classes, then of questions, and its reward. 0 and no texts if the untrained model was left out.
+    best_of: int = 0
+    best_texts: tuple[str, ...] = ()
+    best_rewards: Float32[np.ndarray, " prompt"] | None = None
     seed: int = 0
     lineage: Lineage | None = field(default=None, compare=False)
 

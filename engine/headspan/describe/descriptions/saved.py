@@ -78,6 +78,8 @@ def read_descriptions(store: Store | str | Path, run: str | None = None) -> Desc
             adapter_sha256=None if adapter is None else _word(adapter),
             target=Target.from_json(settings["target"]),
             quality=numbers_from_json(settings.get("quality", {})),
+            best_of=int(settings.get("best_of", 0)),
+            best_texts=tuple(_word(each) for each in _listed(settings.get("best_texts", []))),
             training=dict(settings.get("training", {})),
             log={
                 str(name): tuple(number_from_json(value) for value in _listed(values))
@@ -107,6 +109,9 @@ def _settings(descriptions: Descriptions) -> dict[str, Any]:
         "training": dict(descriptions.training),
         "log": {name: [json_number(value) for value in values] for name, values in descriptions.log.items()},
     }
+    if descriptions.best_of:
+        # Runs of earlier versions have none.
+        found |= {"best_of": descriptions.best_of, "best_texts": list(descriptions.best_texts)}
     if descriptions.inspection is not None:
         found |= inspection_settings(descriptions.inspection)
     return found
@@ -142,6 +147,10 @@ def _check_lengths(descriptions: Descriptions) -> None:
             raise ValueError(f"votes of {len(inspection.votes)} judges, but {len(inspection.judges)} names")
     if other := [name for name, length in lengths.items() if length != count]:
         raise ValueError(f"{lengths[other[0]]} {other[0]} of {count} texts")
+    if descriptions.best_of:
+        prompts, best = len(descriptions.classes) * len(descriptions.questions), descriptions.best_rewards
+        if {prompts} != {len(descriptions.best_texts), 0 if best is None else len(best)}:
+            raise ValueError(f"{len(descriptions.best_texts)} best texts of {prompts} prompts")
     rows = descriptions.class_rows
     if rows is not None and (rows.ndim != 2 or len(rows) != len(descriptions.classes)):
         raise ValueError(f"rows of images as {rows.shape}, but {len(descriptions.classes)} classes")

@@ -47,6 +47,17 @@ def entries_of(samples: Samples, greedy: Samples, rows: Sequence[Mapping[str, An
     return {"texts": tuple(texts), **arrays}
 
 
+def best_texts(untrained: Samples, count: int) -> dict[str, Any]:
+    """The fields of `Descriptions` that say what the best of the first `count` samples of each prompt is."""
+    first = untrained.first(count)
+    chosen = first.rewards.argmax(axis=1)
+    return {
+        "best_of": first.rewards.shape[1],
+        "best_texts": tuple(first.texts_of(prompt)[best] for prompt, best in enumerate(chosen.tolist())),
+        "best_rewards": first.rewards.max(axis=1).astype(np.float32),
+    }
+
+
 def class_rows(store: Store, classes: DescribedClasses) -> Int64[np.ndarray, "class shown"]:
     """The rows of a few images of each class, at equal distances among its images; -1 where a class has fewer."""
     found = np.full((len(classes.names), _SHOWN), -1, np.int64)

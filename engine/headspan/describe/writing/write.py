@@ -18,7 +18,7 @@ from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.trained import Trained, adapter_sha256
-from headspan.describe.writing.entries import class_rows, entries_of
+from headspan.describe.writing.entries import best_texts, class_rows, entries_of
 from headspan.describe.writing.opening import open_reward, open_writer, trained_of
 from headspan.describe.writing.prompting import zero_shot_figures
 from headspan.describe.writing.quality import compared_with, quality_of
@@ -122,10 +122,11 @@ def write(
     drawn = draw("descriptions", samples if has_adapter else every, _OWN)
     own = drawn.first(samples)
     figures = quality_of(own, greedy, seed)
-    sets = {"zero_shot": own}
+    sets, best = {"zero_shot": own}, {}
     if best_of:
         untrained = draw("untrained", every, _UNTRAINED, untrained=True) if has_adapter else drawn
         figures |= compared_with(own, untrained, seed, has_adapter)
+        best = best_texts(untrained, BEST_OF)
         if has_adapter:
             sets["untrained_zero_shot"] = untrained.first(samples)
     by_class = {name: _by_class(each, len(asked)) for name, each in sets.items()}
@@ -135,6 +136,7 @@ def write(
         run=run or writer.run,
         **made,
         **entries_of(own, greedy, rows),
+        **best,
         quality=figures,
         training=trained.training if trained else {},
         log=trained.log if trained else {},

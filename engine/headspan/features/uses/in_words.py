@@ -53,7 +53,7 @@ def in_words(found: Use) -> UseInWords:
         tables, notes = [_edits_table(found)], [_edits_note(found)]
     else:
         assert isinstance(found, EditedImage), type(found)
-        tables, notes = list(_edit_tables(found)), list(_edit_notes(found))
+        tables, notes = list(_edit_tables(found)), [_edit_note(found)]
     return UseInWords(tuple(tables), tuple(notes), found.remarks)
 
 
@@ -168,23 +168,32 @@ def _edit_tables(found: EditedImage) -> Iterator[UseTable]:
         (("key", "image", "cosine"), *((key, f"{image}", f"{score:.3f}") for key, image, score in neighbours)),
     )
     if found.factors:
-        yield UseTable(
-            "",
-            (
-                ("neighbours with the value of", "source", "donor", "source, all images", "donor, all images"),
-                *(
-                    (name, *(map(_share, (each.source, each.donor, each.source_base, each.donor_base))))
-                    for name, each in found.factors.items()
-                ),
-            ),
-        )
+        rows: list[tuple[str, ...]] = [
+            ("neighbours with the value of", "source", "donor", "range", "source, all images", "donor, all images")
+        ]
+        for name, each in found.factors.items():
+            bases = _share(each.source_base), _share(each.donor_base)
+            rows.append((name, _share(each.source), _share(each.donor), "-", *bases))
+            if found.controls:
+                drawn = [control.factors[name] for control in found.controls]
+                source = [one.source for one in drawn if one.source is not None]
+                donor = [one.donor for one in drawn if one.donor is not None]
+                ends = f"{percent(min(donor))} to {percent(max(donor))}" if donor else "-"
+                rows.append((_RANDOM, _share(_mean(source)), _share(_mean(donor)), ends, *bases))
+        yield UseTable("", tuple(rows), tuple(place for place, row in enumerate(rows) if row[0] == _RANDOM))
 
 
-def _edit_notes(found: EditedImage) -> Iterator[str]:
-    for number, control in enumerate(found.controls, 1):
-        for name, each in control.factors.items():
-            yield f"random features, set {number}: {name}: source {_share(each.source)}, donor {_share(each.donor)}"
-    yield f"cosine with the source {found.source_cosine:.3f}, with the donor {found.donor_cosine:.3f}"
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _edit_note(found: EditedImage) -> str:
+    note = f"cosine with the source {found.source_cosine:.3f}, with the donor {found.donor_cosine:.3f}"
+    if not found.controls:
+        return note
+    return (
+        f"{note}; random features are the mean of {counted(len(found.controls), 'set')}, with the range of the donor's"
+    )
 
 
 def _controls(rows: Sequence[BiasRow | AttackRow | EditRow]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from headspan.store.head_space import Head
 from headspan.tasks.truths import CLASS_NAME
 from headspan.web.answers.descriptions import DescribedClass, DescriptionRow, DescriptionRun
 from headspan.web.asked import AskedStore, named
+from headspan.web.samples.metadata import column_of
 from headspan.web.saved_runs import known_run, run_names
 
 # What a text takes in memory beside its letters.
@@ -76,7 +77,7 @@ def bytes_of(descriptions: Descriptions) -> int:
     """The memory of a run's arrays and texts."""
     inspection = descriptions.inspection
     values = [getattr(descriptions, name) for name in descriptions.__slots__]
-    texts = list(descriptions.texts)
+    texts = [*descriptions.texts, *descriptions.best_texts]
     if inspection is not None:
         values += [inspection.votes, inspection.verdicts]
         texts += inspection.attributes
@@ -142,6 +143,25 @@ def _image_queries(asked: AskedStore, descriptions: Descriptions) -> list[dict[s
     kind, _, name = descriptions.classes_from.partition(" ")
     numbers = {known: str(number) for number, known in asked.class_names.items()}
     if kind == "key" and name != CLASS_NAME:
-        # Paths of keys such as objects.shape are not columns.
-        return [{} if "." in name else {"column": name, "value": each} for each in descriptions.classes]
+        return _column_queries(asked, name.split("."), descriptions)
     return [{"classes": numbers[each]} if each in numbers else {} for each in descriptions.classes]
+
+
+def _column_queries(asked: AskedStore, path: Sequence[str], descriptions: Descriptions) -> list[dict[str, str]]:
+    """The same where classes are values of the metadata, each found in the metadata of one of its images.
+
+    A path of keys such as `objects.shape` is a column with the number of the list's entry, such as `objects/0/shape`.
+    """
+    rows = np.zeros((len(descriptions.classes), 0), np.int64)
+    if descriptions.class_rows is not None:
+        rows = descriptions.class_rows
+    images = [asked.store.images_of_rows(own[np.isin(own, asked.store.rows)][:1]).tolist() for own in rows]
+    known = [image for each in images for image in each]
+    samples = asked.store.few_samples(known, ["metadata"]) if known else []
+    texts = dict(zip(known, (each["metadata"] for each in samples), strict=True))
+    found = []
+    for name, own in zip(descriptions.classes, images, strict=True):
+        # Without an image, only a single key is known to be a column.
+        column = column_of(texts[own[0]], path) if own else (path[0], name) if len(path) == 1 else None
+        found.append({} if column is None else {"column": column[0], "value": column[1]})
+    return found
