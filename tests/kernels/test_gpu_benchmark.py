@@ -26,7 +26,11 @@ from headspan_kernels import attention, fused, linear, moments, reference
 from headspan_kernels.moments import Tiles
 from headspan_kernels.switches import Blocks, Cut
 
-pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
+pytestmark = [
+    pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"),
+    pytest.mark.interpreted,
+    DEPRECATIONS,
+]
 
 
 @pytest.fixture
