@@ -52,7 +52,7 @@ class Case:
     @property
     def exact(self) -> Callable[..., object]:
         """The reference's function."""
-        return self.wanted or getattr(reference, self.op)  # type: ignore[no-any-return]
+        return self.wanted or getattr(reference, self.op)
 
     @property
     def ways(self) -> dict[str, Callable[..., object]]:

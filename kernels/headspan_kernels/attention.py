@@ -45,6 +45,8 @@ def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Bloc
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
+    streamed: tuple[Blocks, ...]
+    kept: tuple[Blocks, ...]
     if head_dim <= 64:
         # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
         streamed = (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 32, 4, 3))
