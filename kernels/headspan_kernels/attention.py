@@ -45,17 +45,21 @@ def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Bloc
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
+    streamed: tuple[Blocks, ...]
+    kept: tuple[Blocks, ...]
     if head_dim <= 64:
         # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
         streamed = (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 32, 4, 3))
-        # With 128 registers, 16 warps fit a multiprocessor.
-        kept = (Blocks(128, 64, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 128, 8, 1, True))
+        # With 128 registers, 16 warps fit a multiprocessor; tiles of 64 keys would then spill under Triton 3.6.
+        kept = (Blocks(128, 32, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 64, 8, 1, True))
     else:
         streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 4, 2))
         kept = (Blocks(128, 64, 8, 1, True),)
+    # One block has all of a few rows, and a program of many keys does not share its multiprocessor.
     if tokens <= 64:
-        # One block has all rows.
         kept = tuple(cut for cut in kept if cut.rows == 64)
+    elif tokens > 320:
+        kept = kept[-1:]
     return (*streamed, *(cut for cut in kept if tokens and fits(cut, tokens, head_dim)))
 
 
