@@ -27,9 +27,32 @@ class Cut(NamedTuple):
     programs: int
 
 
+class Blocks(NamedTuple):
+    """Block sizes of an attention launch.
+
+    Query rows and keys per step, warps, steps in flight, whether a program keeps all keys and values of its head, and
+    the registers that a thread may have.
+    """
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    whole: bool = False
+    registers: int = 255
+
+
+# By compute capability, head dimension, tokens, and whether the pooled row is a mean: the blocks of attention's rows.
+# No other blocks than `attention.candidates`' first ones have been measured on a GPU with the present kernels.
+ATTENTION: dict[tuple[tuple[int, int], int, int, bool], Blocks] = {}
 # By compute capability, activation, and whether the map is gated: the kernel's cut, or cuBLASLt's own activation.
 # No row has been measured on a GPU yet, so PyTorch computes every map.
 LINEAR_ACT: dict[tuple[tuple[int, int], str, bool], Cut | Literal["cublaslt"]] = {}
+
+
+def attention_by(device: torch.device, head_dim: int, tokens: int, mean_pooled: bool) -> Blocks | None:
+    """The blocks that were measured to be the fastest for 16-bit rows; None where nothing was measured."""
+    return ATTENTION.get((capability(device), head_dim, tokens, mean_pooled))
 
 
 def linear_act_by(device: torch.device, activation: str, gated: bool) -> Cut | Literal["cublaslt"] | None:
