@@ -2,8 +2,8 @@
 
     patches[m] = Σ_n pooling[n] α[n,m] v[m],   α[n,m] = 2^(σ q[n]·k[m] − lse[n]),   σ = log2(e) / √head_dim
 
-`attention.attention_emit_cut` launches it after the rows, which save `lse`. A program sums the columns of α of a block of
-keys over all rows. Statistics are float32.
+`attention.attention_emit_cut` launches it after the rows, which save `lse`. A program sums the columns of α of a block
+of keys over all rows. Statistics are float32.
 """
 
 from __future__ import annotations
