@@ -53,7 +53,7 @@ def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Bloc
         # With 128 registers, 16 warps fit a multiprocessor; tiles of 64 keys would then spill under Triton 3.6.
         kept = (Blocks(128, 32, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 64, 8, 1, True))
     else:
-        streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 4, 2))
+        streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 32, 8, 2))
         kept = (Blocks(128, 64, 8, 1, True),)
     # One block has all of a few rows, and a program of many keys does not share its multiprocessor.
     if tokens <= 64:
