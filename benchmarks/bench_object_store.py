@@ -4,7 +4,7 @@ Both write to one server on this machine that discards what it gets, so the netw
 and any other work shows. headspan's side is the writer of units: it takes batches of rows, forms the shards, sends each
 as an upload in parts of 8 MiB to a staged name, and commits each unit: claim, copies within the server, records. The
 peer sends the bytes of the same shards, which it has in memory, in the same objects and parts, from as many threads.
-Rows are those of ViT-B/32 with all heads and patches, in random numbers.
+Rows are those of ViT-B/32 with all heads and patches, in random numbers, and units have the default size of a GPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 from unittest.mock import patch
 
@@ -29,6 +30,7 @@ from headspan.decompose.moments import Moments
 from headspan.io.locations import StoreURL
 from headspan.io.object_store import ObjectStorage
 from headspan.io.staged_upload import PART_BYTES, SENT_AT_ONCE
+from headspan.run.unit_size import planned_unit_images
 from headspan.shards.samples import Sample, Shard
 from headspan.store.schema import FORMAT, image_bytes
 from headspan.store.write.create import NewStore
@@ -104,14 +106,14 @@ def planned(name: str, toy: bool, units: int, unit_images: int) -> StoreWriter:
 
 
 def write_units(store: StoreWriter, batches: list[dict[str, np.ndarray]]) -> None:
-    """Write all units of the store, each of the same batches, one committed while the next is written."""
+    """Write all units of the store, of the same few batches in turn, one committed while the next is written."""
     size = store.size
     with store.writing():
         pending = []
         for unit in store.units:
             row = unit.first_row
             with store.begin(unit) as writer:
-                for arrays in batches:
+                for arrays in islice(cycle(batches), unit.rows // len(batches[0]["norm"])):
                     rows = np.arange(row, row + len(arrays["norm"]))
                     writer.put(rows, np.ones(len(rows), bool), arrays)
                     row += len(rows)
@@ -143,7 +145,7 @@ def upload(name: str, objects: dict[str, int], content: np.ndarray) -> None:
 
 def run(toy: bool) -> dict[str, Any]:
     """Both sides in turn, in each of some rounds."""
-    units, unit_images, batch = (2, 8, 4) if toy else (3, 192, 32)
+    units, unit_images, batch = (2, 8, 4) if toy else (3, planned_unit_images("cuda", ["patches"]), 32)
     rounds, random = 2 if toy else 9, np.random.default_rng(0)
     with sink():
         store = planned("first.zarr", toy, units, unit_images)
@@ -151,7 +153,7 @@ def run(toy: bool) -> dict[str, Any]:
         kinds = {each: store.specs[each].dtype for each in shapes}
         batches = [
             {each: random.standard_normal((batch, *shapes[each]), np.float32).astype(kinds[each]) for each in shapes}
-            for _ in range(unit_images // batch)
+            for _ in range(min(6, unit_images // batch))
         ]
         write_units(store, batches)
         objects = {key: each[0] for record in store.commits.records() for key, each in record.files.items()}

@@ -47,7 +47,7 @@ DUE_TO = (
 IMAGES, UNITS, WORKERS = 400_000_000, 100_000, 256
 _LOCAL_UNITS, _LOCAL_WORKERS = 4_096, 8
 _AXES = {"ok": 0, "embedding": 1, "norm": 1, "heads": 3}
-_SIZE = {
+SIZE = {
     "layers": [0],
     "all_layers": 1,
     "direct_layers": 1,
@@ -60,7 +60,7 @@ _SIZE = {
     "through_pool": [],
     "through_pool_heads": 0,
 }
-_ATTRIBUTES = {
+ATTRIBUTES = {
     "format": FORMAT,
     "version": "simulated",
     "model": "none",
@@ -93,11 +93,8 @@ def _worker_bytes(bucket: Bucket, planned: list[Unit]) -> int:
         tracemalloc.stop()
 
 
-def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
-    """What it costs to open a complete store of so many units, from its files in the system's cache."""
-    unit_images = -(-images // count)
-    size = dict(_SIZE, images=images, unit_images=unit_images)
-    attributes = {**_ATTRIBUTES, "dimensions": size}
+def toy_matrices() -> Folded:
+    """The matrices of a model of SIZE."""
     ones = {
         "head_to_joint": (1, 1, 2, 3),
         "head_mean": (1, 1, 2),
@@ -107,13 +104,20 @@ def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
         "shift": (3,),
         "share_count": (1,),
     }
-    folded = Folded(**{name: np.ones(shape, np.float32) for name, shape in ones.items()})
+    return Folded(**{name: np.ones(shape, np.float32) for name, shape in ones.items()})
+
+
+def _opening(path: Path, images: int, count: int) -> dict[str, Any]:
+    """What it costs to open a complete store of so many units, from its files in the system's cache."""
+    unit_images = -(-images // count)
+    size = dict(SIZE, images=images, unit_images=unit_images)
+    attributes = {**ATTRIBUTES, "dimensions": size}
     with NewStore(path) as staged:
         staged.plan([Sample(0, "0", "a.tar", "0.png", 512, 1)], unit_images, [])
         # Opening reads none of the tables.
         for name in sample_files(count):
             (staged.folder / name).touch()
-        assert staged.publish(attributes, [Shard("a.tar", 0, images, 1, 1)], folded)
+        assert staged.publish(attributes, [Shard("a.tar", 0, images, 1, 1)], toy_matrices())
     planned = units(images, unit_images)
     count = len(planned)
     commits = CommitRecords(LocalStorage(path), count)

@@ -10,11 +10,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import gpu
-from headspan_kernels import fused, linear, reference, switches
+from headspan_kernels import attention, fused, linear, moments, reference, switches
 
 BF16 = torch.bfloat16
+# PyTorch's fast attention kernels.
+BACKENDS = {"FlashAttention": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+# Tokens, heads and head dimension of other models.
+SHAPES = {
+    "50 tokens": (50, 12, 64),
+    "197 tokens": (197, 12, 64),
+    "577 tokens": (577, 16, 64),
+    "730 tokens of 80": (730, 16, 80),
+}
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,21 @@ class Case:
     flops: float
     # The type of its products.
     dtype: torch.dtype = BF16
-    # Whether the reference is compiled too; a loop over the images of a batch would take minutes.
-    compiles: bool = True
+    # The peers that are compiled too; a loop over the images of a batch would take minutes.
+    compiles: tuple[str, ...] = ("reference",)
     # Other PyTorch functions for the same work, each with its arguments.
     peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
+    # What it must equal, if this is not the op of that name in the reference.
+    wanted: Callable[..., object] | None = None
     # The kernel with each cut worth measuring; the fastest right one is the row's. Without any, the op itself is.
     cuts: dict[str, Callable[..., object]] = field(default_factory=dict)
-    # Whether the engine uses the kernel on this GPU.
-    in_use: bool = True
+    # The cut that the engine uses on this GPU; None if PyTorch computes the op.
+    used: str | None = ""
+
+    @property
+    def exact(self) -> Callable[..., object]:
+        """The reference's function."""
+        return self.wanted or getattr(reference, self.op)
 
     @property
     def ways(self) -> dict[str, Callable[..., object]]:
@@ -87,49 +104,123 @@ def pixels_read(photo: tuple[int, int], side: int) -> int:
     return count
 
 
+def through(backend: SDPBackend, *arguments: Any) -> tuple[Tensor, reference.Emitted]:
+    """The reference's attention by one of PyTorch's kernels."""
+    with sdpa_kernel(backend):
+        return reference.attention_emit(*arguments)
+
+
 def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
-    """The calls of a forward pass in a 16-bit type; with those of bf16, the moments and preprocessing."""
+    """The calls of a forward pass in a 16-bit type; with those of bf16, other shapes, moments and preprocessing."""
     size = gpu.SIZES
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=gpu.DEVICE, dtype=dtype)
 
-    rows, scores = batch * size.tokens, 4 * batch * size.tokens**2 * size.width
+    rows = batch * size.tokens
+    x, added, weight = draw(batch, size.tokens, size.width), draw(batch, size.tokens, size.width), draw(size.width)
+    of_the_pass = [
+        *_attention(batch, draw),
+        Case("add_layer_norm", "add_layer_norm", (x, added, weight, weight, 1e-5), 8 * rows * size.width, 0),
+        Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
+        *_residual_sums(batch, x, draw),
+        *_linear_maps(batch, x, draw),
+    ]
+    found = [replace(case, name=case.name + ("" if dtype == BF16 else ", fp16"), dtype=dtype) for case in of_the_pass]
+    return found + ([*_shapes(batch, draw), *_others(batch)] if dtype == BF16 else [])
+
+
+def _attention(batch: int, draw: Callable[..., Tensor]) -> list[Case]:
+    """Attention of the tower's size: of all rows with what it emits, and of one row."""
+    size = gpu.SIZES
     qkv = draw(batch, size.tokens, 3 * size.width)
     pooling = torch.full((1, size.tokens), 1 / size.tokens, device=gpu.DEVICE)
-    x, added, weight = draw(batch, size.tokens, size.width), draw(batch, size.tokens, size.width), draw(size.width)
     patches = torch.empty(batch, size.heads, size.tokens, size.head_dim, dtype=torch.float16, device=gpu.DEVICE)
-    emitted = patches.nbytes + 4 * batch * size.width
     one_row = (qkv[:, 0, : size.width].contiguous(), qkv[:, :, size.width :].contiguous(), size.heads)
-    of_the_pass = [
-        Case("attention_emit, heads", "attention_emit", (qkv, size.heads, None, False), 8 * rows * size.width, scores),
-        Case(
-            "attention_emit, heads and patches",
-            "attention_emit",
-            (qkv, size.heads, None, True, patches),
-            8 * rows * size.width + emitted,
-            scores,
-        ),
-        Case(
-            "attention_emit, mean of rows, patches",
-            "attention_emit",
-            (qkv, size.heads, pooling, True, patches),
-            8 * rows * size.width + emitted,
-            1.5 * scores,
-        ),
+    return [
+        _rows("heads", qkv, size.heads),
+        _rows("heads and patches", qkv, size.heads, patches=patches),
+        _rows("mean of rows, patches", qkv, size.heads, pooling, patches),
         Case(
             "pooled_attention, patches",
             "pooled_attention",
             (*one_row, True, patches),
-            4 * rows * size.width + emitted,
+            4 * batch * size.tokens * size.width + patches.nbytes + 4 * batch * size.width,
             0,
         ),
-        Case("add_layer_norm", "add_layer_norm", (x, added, weight, weight, 1e-5), 8 * rows * size.width, 0),
-        Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
-        *_linear_maps(batch, x, draw),
     ]
-    found = [replace(case, name=case.name + ("" if dtype == BF16 else ", fp16"), dtype=dtype) for case in of_the_pass]
-    return found + (_others(batch) if dtype == BF16 else [])
+
+
+def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, patches: Tensor | None = None) -> Case:
+    """Attention of all rows, by several cuts; beside PyTorch's two fast kernels if heads alone are taken."""
+    batch, tokens, columns = qkv.shape
+    width, head_dim = columns // 3, columns // 3 // heads
+    arguments = (qkv, heads, pooling, patches is not None, patches)
+    used, tried = attention.cut_in_use(qkv, heads, pooling is not None), attention.candidates(head_dim, BF16, tokens)
+    if name != "heads and patches" or qkv.dtype != BF16:
+        # Each cut takes seconds to compile: the first that keeps all keys, the last that does not, and the one in use.
+        kept = [cut for cut in tried if cut.whole]
+        tried = tuple(dict.fromkeys((used, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
+    cuts = [str(tuple(cut)) for cut in tried]
+    emitted = 4 * batch * width + (0 if patches is None else patches.nbytes)
+    alone = patches is None and qkv.dtype == BF16
+    return Case(
+        f"attention_emit, {name}",
+        "attention_emit",
+        arguments,
+        8 * batch * tokens * width + emitted,
+        (4 if pooling is None else 6) * batch * tokens**2 * width,
+        peers={kind: (partial(through, backend), arguments) for kind, backend in BACKENDS.items() if alone},
+        cuts={cut: partial(attention.attention_emit_cut, each) for cut, each in zip(cuts, tried, strict=True)},
+        used=str(tuple(used)),
+    )
+
+
+def _shapes(batch: int, draw: Callable[..., Tensor]) -> list[Case]:
+    """Attention of other models with about as many numbers, heads alone: B/32, B/16, L/14 at 336, H/14 at 378."""
+    size, found = gpu.SIZES, []
+    for name, (tokens, heads, head_dim) in SHAPES.items():
+        images = max(1, batch * size.tokens * size.width // (tokens * heads * head_dim))
+        case = _rows(f"heads, {name}", draw(images, tokens, 3 * heads * head_dim), heads)
+        # Each takes seconds to compile.
+        found.append(replace(case, compiles=()))
+    return found
+
+
+def sum_apart(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
+    """`x + y Wᵀ` and its norm, as a pass computes them: the norm adds the product, which was written for it."""
+    ops = reference if x.dtype == torch.float64 else fused
+    rows, normed, _, _ = ops.add_layer_norm(x, ops.linear(y, weight, None), norm_weight, norm_weight, 1e-5)
+    return [rows, normed]
+
+
+def sum_in_product(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
+    """The same in place: cuBLAS adds `x` in its epilogue, so that the norm reads one tensor and writes one."""
+    x.view(-1, x.shape[-1]).addmm_(y.view(-1, y.shape[-1]), weight.t())
+    return [x, fused.layer_norm(x, norm_weight, norm_weight, 1e-5)]
+
+
+def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
+    """The sums after attention and after the MLP, in the product's epilogue beside today's: 6 bytes a number, not 8."""
+    size, found = gpu.SIZES, []
+    rows, width = batch * size.tokens, size.width
+    for name, inner in (("attention", width), ("MLP", 4 * width)):
+        weight = draw(width, inner) / inner**0.5
+        arguments = (x.clone(), draw(batch, size.tokens, inner), weight, draw(width))
+        found.append(
+            Case(
+                f"residual sum in the product, {name}",
+                "linear",
+                arguments,
+                2 * (rows * (inner + 4 * width) + weight.numel()),
+                2 * rows * inner * width,
+                wanted=sum_apart,
+                compiles=(),
+                cuts={"cuBLAS": sum_in_product},
+                used=None,
+            )
+        )
+    return found
 
 
 def _linear_maps(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
@@ -155,7 +246,7 @@ def _linear_maps(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Cas
                 2 * (rows * (width + out) + columns * width),
                 2 * rows * columns * width,
                 cuts=cuts,
-                in_use=switches.linear_act_by(x.device, activation, gated) is not None,
+                used=_name(switches.linear_act_by(x.device, activation, gated)),
             )
         )
     return found
@@ -182,6 +273,12 @@ def _others(batch: int) -> list[Case]:
             # The whole Gram matrix, as a matrix product makes it.
             2 * batch * gram.numel(),
             dtype=torch.float64,
+            compiles=("reference", "batched product"),
+            cuts={
+                str(tuple(cut)): partial(moments.add_moments_cut, cut)
+                for cut in moments.candidates(size.head_dim, switches.capability(heads.device))
+            },
+            used=str(tuple(moments.candidates(size.head_dim, switches.capability(heads.device))[0])),
             peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
         ),
         Case(
@@ -190,7 +287,11 @@ def _others(batch: int) -> list[Case]:
             (list(photos), [where] * batch, square, mean, std, torch.float32),
             3 * batch * (pixels_read(size.photo, size.pixels) + 4 * size.pixels**2),
             0,
-            compiles=False,
+            compiles=("F.interpolate",),
             peers={"F.interpolate": (interpolated, (photos, where, square, *levels))},
         ),
     ]
+
+
+def _name(cut: switches.Cut | str | None) -> str | None:
+    return cut if cut is None or isinstance(cut, str) else str(tuple(cut))

@@ -16,19 +16,18 @@ from torch import Tensor
 
 from benchmarks import gpu
 from benchmarks.gpu_cases import Case, cases
-from headspan_kernels import attention, moments, reference
-from headspan_kernels.switches import capability
 
 # Three roundings of 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) each at most: weights, results, and inputs cast. Moments are float64.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-10}
+# The types of the forward pass.
+DTYPES = (torch.bfloat16, torch.float16)
 # Seconds that compiling a peer may take; peers are compiled only while more is left.
 COMPILE_SECONDS = 15.0
-_BF16 = torch.bfloat16
 
 
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """A row for each op: its error if it is wrong, and its time beside its peers'; and two ops' times by their cuts."""
-    few, work = ([*cases(batch), *cases(batch, torch.float16)] for batch in (3, gpu.SIZES.batch))
+    """A row for each op: its error if it is wrong, and its time beside its peers', by its cuts if it has several."""
+    few, work = ([case for dtype in DTYPES for case in cases(batch, dtype)] for batch in (3, gpu.SIZES.batch))
     checks = {
         case.name: {
             name: gpu.or_why_not(lambda case=case, way=way: {"error": error(case, way)})  # type: ignore[misc]
@@ -43,37 +42,7 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
         fault = row.get("wrong", row["fused"].get("failed"))
         if fault is not None:
             wrong.append(f"{case.name}: {fault}")
-    with_patches = next(case for case in work if case.op == "attention_emit" and case.arguments[3]).arguments
-    cuts = {
-        "attention_cuts": {
-            str(tuple(cut)): timed(attention.attention_emit_cut, (cut, *with_patches))
-            for cut in attention.candidates(gpu.SIZES.head_dim, _BF16)
-        },
-        "moments_cuts": moments_cuts(next(case for case in work if case.op == "add_moments").arguments),
-    }
-    for name, found in cuts.items():
-        gpu.say(name, found)
-    return {"batch": gpu.SIZES.batch, "rows": rows, **cuts, "wrong": wrong}
-
-
-def moments_cuts(arguments: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
-    """The time of `add_moments` with each of its tiles; tiles whose results differ from the first ones' fail."""
-    heads, scale, mean_and_bias, total, gram = arguments
-    kept: list[Tensor] = []
-
-    def checked(cut: moments.Tiles) -> dict[str, Any]:
-        found = (torch.zeros_like(total), torch.zeros_like(gram))
-        moments.add_moments_cut(cut, heads, scale, mean_and_bias, found[0], found[1])
-        kept.extend(found[: 2 - len(kept)])
-        errors = [gpu.relative_error(got, want) for got, want in zip(found, kept, strict=True)]
-        if not max(errors) <= TOLERANCE[torch.float64]:
-            return {"failed": f"differs from the first by {max(errors):.1e}"}
-        return gpu.milliseconds(lambda: moments.add_moments_cut(cut, heads, scale, mean_and_bias, total, gram))
-
-    return {
-        str(tuple(cut)): gpu.or_why_not(lambda cut=cut: checked(cut))  # type: ignore[misc]
-        for cut in moments.candidates(gpu.SIZES.head_dim, capability(heads.device))
-    }
+    return {"batch": gpu.SIZES.batch, "rows": rows, "wrong": wrong}
 
 
 def error(case: Case, way: Callable[..., object]) -> float:
@@ -85,7 +54,7 @@ def error(case: Case, way: Callable[..., object]) -> float:
         inputs[-1].fill_(torch.nan)
     # Ops that add in place return nothing; their last two arguments hold the results.
     found = _tensors(way(*inputs)) or [inputs[-2], inputs[-1]]
-    wanted = _tensors(getattr(reference, case.op)(*exact)) or [exact[-2], exact[-1]]
+    wanted = _tensors(case.exact(*exact)) or [exact[-2], exact[-1]]
     errors = [gpu.relative_error(got, want) for got, want in zip(found, wanted, strict=True)]
     # A tensor's maximum, since Python's may skip NaN.
     return float(f"{torch.tensor(errors, dtype=torch.float64).max():.3g}")
@@ -119,10 +88,10 @@ def measure(
     right = [name for name, time in times.items() if name not in faults and "ms" in time]
     best_way = min(right, key=lambda name: times[name]["ms"], default=next(iter(times)))
     row: dict[str, Any] = {"fused": times[best_way]}
-    own = (getattr(reference, case.op), case.arguments)
+    own = (case.exact, case.arguments)
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if left() > COMPILE_SECONDS and (case.compiles or name != "reference"):
+        if left() > COMPILE_SECONDS and name in case.compiles:
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
@@ -146,7 +115,7 @@ def measure(
         "share_of_ceiling": None if ours is None or bound is None else round(floors[bound] / ours, 3),
         "times_faster": None if ours is None or best is None else round(best / ours, 2),
         "kept": bool("wrong" not in row and ours is not None and best is not None and best > ours),
-        "in_use": case.in_use,
+        "in_use": best_way == case.used,
     }
 
 
@@ -160,6 +129,6 @@ def _exact(value: Any) -> Any:
 def _tensors(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
-    if isinstance(result, tuple):
+    if isinstance(result, tuple | list):
         return [tensor for part in result for tensor in _tensors(part)]
     return []

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import (
     bench_ablation,
+    bench_contrast,
     bench_decode,
     bench_dense,
     bench_describe_truth,
@@ -29,6 +30,7 @@ from benchmarks import (
     bench_nulls,
     bench_object_store,
     bench_pipeline,
+    bench_plan,
     bench_planted_features,
     bench_precision,
     bench_prune_world,
@@ -67,6 +69,7 @@ MODULES = (
     bench_feature_truth,
     bench_feature_uses,
     bench_describe_truth,
+    bench_contrast,
     bench_pipeline,
     bench_memory,
     bench_store_io,
@@ -84,6 +87,7 @@ MODULES = (
     bench_startup,
     bench_variants,
     bench_scheduling,
+    bench_plan,
     bench_object_store,
 )
 _GPU_DUE_TO = {

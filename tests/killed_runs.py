@@ -104,12 +104,13 @@ def part_of_toy(upload: StagedUpload) -> np.ndarray:
     return np.empty(UNIT_PART_BYTES if upload._key.startswith(("heads/c", "mlps/c")) else PART_BYTES, np.uint8)
 
 
-def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool) -> None:
-    """Run precompute in the child, with its steps counted; decode in processes if asked."""
+def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool, whole: bool) -> None:
+    """Run precompute in the child, with its steps counted; decode in processes, and send files whole, if asked."""
     choice.uses_processes = lambda device: processes
     steps = Steps(log, last)
-    staged_upload.PART_BYTES = object_store.PART_BYTES = PART_BYTES
-    StagedUpload._new_part = part_of_toy  # type: ignore[method-assign]
+    if not whole:
+        staged_upload.PART_BYTES = object_store.PART_BYTES = PART_BYTES
+        StagedUpload._new_part = part_of_toy  # type: ignore[method-assign]
     for owner, name in BUCKET_STEPS if is_object_store(settings.out) else STEPS:
         setattr(owner, name, steps.around(name, getattr(owner, name)))
     spans = UnitsInFlight.spans
@@ -124,14 +125,14 @@ def run(settings: PrecomputeSettings, log: Path, last: int | None, processes: bo
     pipeline.precompute(settings)
 
 
-def start(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool) -> int:
+def start(settings: PrecomputeSettings, log: Path, last: int | None, processes: bool, whole: bool) -> int:
     """Start a child. Returns its process id."""
     child = os.fork()
     if child == 0:
         try:
             if processes and (program := be_warm([])) is not None:
                 ended(program)
-            run(settings, log, last, processes)
+            run(settings, log, last, processes, whole)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(2)
@@ -158,7 +159,8 @@ def main() -> None:
         settings = PrecomputeSettings.from_dict({**given, **order.get("settings", {}), "out": order["out"]})
         began = time.monotonic()
         processes = order.get("processes", False)
-        children = [start(settings, log, order.get("last"), processes) for _ in range(order.get("writers", 1))]
+        whole = order.get("whole", False)
+        children = [start(settings, log, order.get("last"), processes, whole) for _ in range(order.get("writers", 1))]
         if "after" in order:
             time.sleep(order["after"])
             os.kill(children[0], signal.SIGKILL)

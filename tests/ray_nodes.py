@@ -12,7 +12,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# A machine that is busy takes long to start a node.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "240"}
 
 from ray.cluster_utils import Cluster
 

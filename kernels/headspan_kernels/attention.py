@@ -13,12 +13,13 @@ emitted, has a program of its own that runs while K and V are in the cache. For 
 sums the columns of α with the saved `lse`.
 
 The same input gives the same bits: there are no float atomics, and blocks are chosen by shape and type, never by
-timing. A resumed run thus ends with the bytes of one that was not interrupted.
+timing. A resumed run thus ends with the bytes of one that was not interrupted. `switches.ATTENTION` names the shapes at
+which other blocks are faster on a GPU, or programs that keep all keys and values of a head (`whole_heads`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, no_type_check
+from typing import no_type_check
 
 import torch
 import triton
@@ -26,29 +27,46 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from headspan_kernels import reference
+from headspan_kernels import reference, switches
+from headspan_kernels.mean_of_rows import pool_patches
 from headspan_kernels.pooled import LOG2_E, compute_row, padded, patch_strides, patches_buffer, too_large
 from headspan_kernels.reference import Emitted
+from headspan_kernels.switches import Blocks
+from headspan_kernels.whole_heads import attend_heads, shared_bytes, tiles
+
+# Bytes of shared memory that a program may take on sm_90; reductions need a few.
+_SHARED = 226 << 10
 
 
-class Blocks(NamedTuple):
-    """Block sizes of a launch: query rows and keys per step, warps, and steps in flight."""
+def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Blocks, ...]:
+    """The blocks worth measuring, those in use without an entry in `switches` first, for any number of tokens or one.
 
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-
-
-def candidates(head_dim: int, dtype: torch.dtype) -> tuple[Blocks, ...]:
-    """The blocks worth measuring, those in use first. None spills registers on sm_80, sm_90 or sm_100."""
+    None spills registers on sm_90, and the first one on sm_80 and sm_100 neither.
+    """
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
+    streamed: tuple[Blocks, ...]
+    kept: tuple[Blocks, ...]
     if head_dim <= 64:
         # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
-        return (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 64, 8, 2))
-    return (Blocks(64, 32, 4, 2), Blocks(128, 32, 8, 2))
+        streamed = (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 32, 4, 3))
+        # With 128 registers, 16 warps fit a multiprocessor; tiles of 64 keys would then spill under Triton 3.6.
+        kept = (Blocks(128, 32, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 64, 8, 1, True))
+    else:
+        streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 32, 8, 2))
+        kept = (Blocks(128, 64, 8, 1, True),)
+    # One block has all of a few rows, and a program of many keys does not share its multiprocessor.
+    if tokens <= 64:
+        kept = tuple(cut for cut in kept if cut.rows == 64)
+    elif tokens > 320:
+        kept = kept[-1:]
+    return (*streamed, *(cut for cut in kept if tokens and fits(cut, tokens, head_dim)))
+
+
+def fits(cut: Blocks, tokens: int, head_dim: int) -> bool:
+    """Whether a multiprocessor of sm_90 can keep keys and values of a head as this cut demands."""
+    return shared_bytes(tokens, padded(head_dim), cut.rows, cut.keys, cut.stages) < _SHARED
 
 
 def attention_emit(
@@ -64,8 +82,17 @@ def attention_emit(
     if bias is not None or too_large(head_dim, qkv.dtype):
         # PyTorch computes relative positions, which few models have.
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
-    cut = candidates(head_dim, qkv.dtype)[0]
+    cut = cut_in_use(qkv, heads, pooling is not None)
     return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
+
+
+def cut_in_use(qkv: Float[Tensor, "batch token qkv_width"], heads: int, mean_pooled: bool) -> Blocks:
+    """The blocks of these heads: those that `switches` names, or those for any number of tokens."""
+    head_dim = qkv.shape[2] // 3 // heads
+    measured = None
+    if qkv.dtype != torch.float32:
+        measured = switches.attention_by(qkv.device, head_dim, qkv.shape[1], mean_pooled)
+    return measured or candidates(head_dim, qkv.dtype)[0]
 
 
 def attention_emit_cut(
@@ -83,10 +110,9 @@ def attention_emit_cut(
     apart = 1 if pooling is None else 0
     row_blocks = triton.cdiv(tokens - apart, cut.rows)
     head_outputs = torch.empty(batch, tokens, columns // 3, dtype=qkv.dtype, device=qkv.device)
-    # For a mean of rows, one partial sum for each query block.
-    parts = torch.empty(
-        batch, heads, row_blocks if pooling is not None else 1, head_dim, dtype=torch.float32, device=qkv.device
-    )
+    # For a mean of rows, one partial sum for each query block that has a program of its own.
+    sums = row_blocks if pooling is not None and not cut.whole else 1
+    parts = torch.empty(batch, heads, sums, head_dim, dtype=torch.float32, device=qkv.device)
     patches = patches_buffer(patches_out, with_patches, (batch, heads, tokens, head_dim), qkv.device)
     log_sums = None
     if pooling is not None and patches is not None:
@@ -96,23 +122,33 @@ def attention_emit_cut(
     shape = {"HEAD_DIM": head_dim, "PADDED": padded(head_dim), "BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
     # Fusion of products and sums is explicit, since Triton 3.10 changes its default. `maxnreg` allows all registers
     # that a thread can have; otherwise ptxas uses fewer and spills (Triton 3.6 on sm_100).
-    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "maxnreg": 255, "enable_fp_fusion": True}
+    launch = {"num_warps": cut.warps, "num_stages": cut.stages, "maxnreg": cut.registers, "enable_fp_fusion": True}
     pool_stride = 0 if pooling is None or len(pooling) == 1 else pooling.stride(0)
     strides = (qkv.stride(0), qkv.stride(1))
+    arguments = (
+        qkv,
+        head_outputs,
+        parts,
+        log_sums,
+        None if pooling is None else pooling.contiguous(),
+        patches if pooling is None else None,
+        *(tokens, heads, *strides, pool_stride, *patch_strides(patches)),
+    )
     with torch.cuda.device_of(qkv):
-        attend[(batch * heads * (row_blocks + apart),)](
-            qkv,
-            head_outputs,
-            parts,
-            log_sums,
-            None if pooling is None else pooling.contiguous(),
-            patches if pooling is None else None,
-            *(tokens, heads, *strides, pool_stride, *patch_strides(patches)),
-            **shape,
-            APART=apart,
-            **launch,
-        )
+        if cut.whole:
+            whole, rest = tiles(tokens, cut.keys)
+            if pooling is not None:
+                # A few registers more would spill.
+                launch["maxnreg"] = 255
+            attend_heads[(batch * heads,)](*arguments, **shape, TILES=whole, REST=rest, APART=apart, **launch)
+        else:
+            attend[(batch * heads * (row_blocks + apart),)](*arguments, **shape, APART=apart, **launch)
         if log_sums is not None and patches is not None and pooling is not None:
+            # Blocks in use for any number of tokens: these programs keep no keys.
+            if cut.whole:
+                cut = candidates(head_dim, qkv.dtype)[0]
+                shape |= {"BLOCK_ROWS": cut.rows, "BLOCK_KEYS": cut.keys}
+                launch |= {"num_warps": cut.warps, "num_stages": cut.stages}
             pool_patches[(batch * heads * triton.cdiv(tokens, cut.keys),)](
                 qkv,
                 log_sums,
@@ -278,62 +314,3 @@ def _step(
     fade = tl.exp2(top - higher)
     sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="tf32x3")
     return sums, higher, total * fade + tl.sum(weights, axis=1)
-
-
-@triton.jit(do_not_specialize=["tokens", "heads"])
-@no_type_check
-def pool_patches(
-    qkv,
-    log_sums,
-    pooling,
-    patches,
-    tokens,
-    heads,
-    qkv_image,
-    qkv_token,
-    pooling_image,
-    patches_image,
-    patches_head,
-    patches_token,
-    HEAD_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-):
-    """`Σ_n pooling[n] α[n,m] v[m]` of a block of keys m, over all rows n."""
-    key_blocks = tl.cdiv(tokens, BLOCK_KEYS)
-    pair, block = tl.program_id(0) // key_blocks, tl.program_id(0) % key_blocks
-    image, head = (pair // heads).to(tl.int64), pair % heads
-    width = heads * HEAD_DIM
-    query = qkv + image * qkv_image + head * HEAD_DIM
-    keys = block * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
-    columns = tl.arange(0, PADDED)
-    within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
-    places = keys[:, None] * qkv_token + columns[None, :]
-    # [BLOCK_KEYS, PADDED]
-    k = tl.load(query + width + places, mask=within, other=0.0)
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    seen = tl.zeros([BLOCK_KEYS], tl.float32)
-    for start in range(0, tokens, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        # [BLOCK_ROWS, PADDED]
-        q = tl.load(
-            query + rows[:, None] * qkv_token + columns[None, :],
-            mask=(columns < HEAD_DIM)[None, :] & (rows < tokens)[:, None],
-            other=0.0,
-        )
-        log_sum = tl.load(log_sums + pair.to(tl.int64) * tokens + rows, mask=rows < tokens, other=0.0)
-        row_weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
-        # [BLOCK_ROWS, BLOCK_KEYS]; scores of rows past the end are 0, and so is their weight.
-        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale - log_sum[:, None])
-        seen += tl.sum(row_weights[:, None] * weights, axis=0)
-    v = tl.load(query + 2 * width + places, mask=within, other=0.0).to(tl.float32)
-    tl.store(
-        patches
-        + image * patches_image
-        + head.to(tl.int64) * patches_head
-        + keys[:, None] * patches_token
-        + columns[None, :],
-        (seen[:, None] * v).to(patches.dtype.element_ty),
-        mask=within,
-    )

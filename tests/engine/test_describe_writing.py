@@ -37,6 +37,7 @@ from headspan.events import Progress
 from tests.engine.described_store import make_described_store
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.test_best_of import exact_best_of
+from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.engine.tiny_language_model import make_language_model
 
 WORDS = ("red", "circle", "square")
@@ -213,6 +214,8 @@ def test_a_trained_folder_is_written_from_the_command_line_and_shown(
     best_untrained = found.best_rewards[:2].argmax()
     assert shown.endswith(f"best of 4 answers to a question, untrained: {found.best_texts[best_untrained]}\n")
     assert "square" not in shown.split("\ncircle\n")[1]
+    words = ["describe", "show", place, "--run", "small.trained", "--class", "circle", "--count", "1"]
+    assert printed_in_bucket(words, store.path, capsys) == shown
     assert main(["describe", "show", place]) == 0
     assert "five: trained" in (shown := capsys.readouterr().out)
     assert "plain: untrained" in shown

@@ -117,19 +117,17 @@ def test_wrong_flags_are_refused_in_one_sentence(toy_run: ToyRun, capsys: pytest
     assert "not allowed with argument" in refused(capsys, "heads", path, "--for", "a", "--text", "b")
     assert "--for ' ,': contains no words; separate them by commas" in refused(capsys, "heads", path, "--for", " ,")
     assert "nope.txt: cannot be read" in refused(capsys, "heads", path, "--for-file", "nope.txt")
-    assert "--head L9.H0: is not a head of this result" in refused(
-        capsys, "heads", path, "--for", "a", "--head", "L9.H0"
-    )
+    assert "--head L9.H0: there is no such head" in refused(capsys, "heads", path, "--for", "a", "--head", "L9.H0")
     assert "--draws does not apply here; it goes with --for or --for-file" in refused(
         capsys, "heads", path, "--text", "a", "--draws", 30
     )
     assert "--covariance does not apply here; it goes with --text" in refused(
         capsys, "heads", path, "--for", "a", "--covariance"
     )
-    assert "--top 0: ask for at least 1 head" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
-    assert "0 words per head; ask for at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
-    assert "--directions 0: ask for at least 1" in refused(capsys, "spectra", path, "--directions", 0)
-    assert "--head H1: is not a head of this result" in refused(capsys, "spectra", path, "--head", "H1")
+    assert "--top 0 is too small; give at least 1" in refused(capsys, "heads", path, "--for", "a", "--top", 0)
+    assert "--count 0 is too small; give at least 1" in refused(capsys, "heads", path, "--for", "a", "--count", 0)
+    assert "--directions 0 is too small; give at least 1" in refused(capsys, "spectra", path, "--directions", 0)
+    assert "--head H1: there is no such head" in refused(capsys, "spectra", path, "--head", "H1")
 
 
 def test_few_words_are_said(toy_run: ToyRun, capsys: pytest.CaptureFixture[str]) -> None:

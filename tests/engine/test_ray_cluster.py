@@ -22,6 +22,7 @@ from headspan.store.worker_states import other_workers
 from tests.conftest import image_members, relative_files, write_tar
 from tests.engine.image_sources import TINY
 from tests.engine.test_cli import HEADSPAN
+from tests.s3_server import BUCKET, KEY_ID, SECRET, Server, serving
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'headspan[ray]'")
 
@@ -56,7 +57,14 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
+def server() -> Iterator[Server]:
+    """A server of S3, which is in the environment of all nodes."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def nodes(server: Server) -> Iterator[Nodes]:
     command = [sys.executable, "-m", "tests.ray_nodes"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         found = Nodes(process)
@@ -67,7 +75,7 @@ def nodes() -> Iterator[Nodes]:
         process.wait(timeout=60)
 
 
-def command(folder: Path, images: int, out: Path) -> list[str]:
+def command(folder: Path, images: int, out: Path | str) -> list[str]:
     """A run of a tiny model over random images, in units of eight."""
     config, tar = folder / "headspan-tiny.json", folder / "0.tar"
     if not tar.exists():
@@ -93,6 +101,34 @@ def test_a_run_on_a_cluster_gives_the_store_of_a_single_process(nodes: Nodes, tm
     starts = ("headspan-tiny on", "plan: ", "24 images: ", "images: ")
     assert [line for line in said[1:] if not line.startswith(starts)] == []
     assert done.stdout.startswith("23 images stored in ")
+
+
+@pytest.mark.full_size
+def test_a_driver_that_is_interrupted_says_so_and_is_continued_to_the_same_store_in_a_bucket(
+    nodes: Nodes, server: Server, tmp_path: Path
+) -> None:
+    images = 160
+    subprocess.run(command(tmp_path, images, tmp_path / "alone.zarr"), check=True, capture_output=True)
+    run = [*command(tmp_path, images, f"s3://{BUCKET}/s.zarr"), "--ray", nodes.address]
+    driver = subprocess.Popen(run, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 240
+    while not any("commits/unit-" in key and key.endswith(".json") for key in server.keys("s.zarr/")):
+        assert driver.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate()
+    assert driver.returncode == 130, said
+    assert said.splitlines()[-1] == "headspan: interrupted; finished units are kept; run the same command to continue"
+    assert KEY_ID not in said
+    assert SECRET not in said
+    # The workers have ended, and have left nothing of their own.
+    left = [key for key in server.keys("s.zarr/") if "/writers/" in key or "/staged/" in key]
+    assert [key for key in left if not key.endswith("/run.0")] == []
+    again = subprocess.run(run, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "skipped" in again.stdout or "already" in again.stdout, again.stdout
+    assert server.keys("s.zarr/") == relative_files(tmp_path / "alone.zarr")
 
 
 @pytest.mark.full_size

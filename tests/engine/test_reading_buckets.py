@@ -9,7 +9,7 @@ import random
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def folder_as_bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Requests:
     requests = Requests()
     monkeypatch.setattr("headspan.io.object_store.ObjectStorage", lambda url: CountingStorage(url, folder, requests))
     return requests
+
+
+def printed_in_bucket(words: Sequence[str], path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints about the store at `path` as if it were in a bucket, with the path for its address."""
+    url = f"{BUCKET}/{path.name}"
+    with pytest.MonkeyPatch.context() as patched:
+        folder_as_bucket(path.parent, patched)
+        assert main([word.replace(str(path), url) for word in words]) == 0
+    return capsys.readouterr().out.replace(url, str(path))
 
 
 @pytest.fixture
@@ -118,6 +127,7 @@ COMMANDS = (
     "info STORE",
     "info STORE --heads",
     "info STORE --bad",
+    "info STORE --watch",
     "runs STORE",
     "verify STORE",
     "nearest STORE --image 3",

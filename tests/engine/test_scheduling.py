@@ -24,7 +24,7 @@ from headspan.run.scheduler import KEPT_SECONDS, TRIES, Pause, Scheduler
 from headspan.shards.plan import units
 from headspan.shards.samples import Unit
 from headspan.shards.urls import stored_names
-from headspan.store import contents
+from headspan.store import contents, opened
 from headspan.store.commit_records import UnitRecord
 from headspan.store.schema import Dimensions
 from headspan.store.watch import watched
@@ -330,6 +330,11 @@ def test_a_large_store_reads_no_record_and_no_row_before_they_are_needed(
 ) -> None:
     toy_path = toy_copy
     small = hs.open(toy_path)
+    assert "_rows" in small.__dict__
+    monkeypatch.setattr(opened, "MANY_IMAGES", 63)
+    store = hs.open(toy_path)
+    assert ("records" in store.contents.__dict__, "_rows" in store.__dict__) == (True, False)
+    assert store.images == small.images
     monkeypatch.setattr(contents, "LARGE_UNITS", 0)
     store = hs.open(toy_path)
     assert "records" not in store.contents.__dict__

@@ -24,6 +24,7 @@ from headspan.tasks.skew import Skew
 from headspan.tasks.task import Task
 from headspan.tasks.task_file import read_task
 from headspan.world.planted import planted_scenes, write_planted_shards
+from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.tolerances import FLOAT32_SUM
 
 # Most circles are red and most squares are blue; and more objects are red than blue.
@@ -262,6 +263,7 @@ def test_the_command_spurious_prints_and_exports_the_study(
     assert "170 test images; 170 held-out images chose the number of heads" in printed
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["heads"] for row in rows[:4]] == ["whole", "L4.H3,L5.H4", "automatic", "random"]
+    assert printed_in_bucket([*command, "--heads", "L4.H3,L5.H4"], planted.path, capsys) == printed
     assert float(rows[2]["worst_group"]) == automatic.figures["worst_group"]
 
 
@@ -271,7 +273,9 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
     table = tmp_path / "table.csv"
     command = ["concepts", str(planted.path), "--task", declared[1], "--draws", "2", "--samples", "50"]
     assert main([*command, "--heads", "round=L4.H2", "--csv", str(table)]) == 0
-    assert "above mean, above largest" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "above mean, above largest" in printed
+    assert printed_in_bucket([*command, "--heads", "round=L4.H2"], planted.path, capsys) == printed
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["pruned"], row["heads"], row["scored"]) for row in rows] == [
         ("round", "L4.H2", "round"),
@@ -296,7 +300,7 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
     [
         ("spurious", 1, ["--cue", "a", "--core", "b"], "has metric accuracy; spurious needs one of metric worst_group"),
         ("spurious", 0, ["--cue", ",", "--core", "b"], "there are no spurious words"),
-        ("spurious", 0, ["--cue", "a", "--core", "b", "--samples", "0"], "--samples 0: give a number from 1"),
+        ("spurious", 0, ["--cue", "a", "--core", "b", "--samples", "0"], "--samples 0 is too small; give at least 1"),
         ("spurious", 0, ["--cue", "a", "--core", "b", "--held-out", "x=1"], "no image has x=1 in its metadata"),
         ("concepts", 0, [], "has metric worst_group; concepts needs one of metric accuracy"),
         ("concepts", 1, [], "no concept has heads ("),
@@ -309,7 +313,7 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
         ("concepts", 1, ["--heads", "L4.H2"], "write a concept of the task"),
         ("concepts", 1, ["--heads", "round=L9.H2"], "L9.H2: is not a head of the store"),
         ("concepts", 1, ["--shards", "x.tar"], "--shards is for the total effect; give --mode total too"),
-        ("concepts", 1, ["--draws", "-1"], "--draws -1: give a number from 0"),
+        ("concepts", 1, ["--draws", "-1"], "--draws -1 is too small; give at least 0"),
     ],
 )
 def test_commands_refuse_what_has_no_answer_in_one_sentence(

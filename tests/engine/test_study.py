@@ -34,6 +34,7 @@ from tests.conftest import relative_files
 from tests.engine.hand_made_scenes import HEADS, LAYERS, axis, hand_store
 from tests.engine.hand_made_scenes import SCENES as EVERY_SCENE
 from tests.engine.test_kept_runs import read_only
+from tests.engine.test_reading_buckets import printed_in_bucket
 
 STYLE, BACKGROUND = (1, 1), (0, 2)
 # In these scenes one style and one background is the most common, without a tie.
@@ -362,6 +363,7 @@ def test_the_command_prints_groups_beside_chance_and_random(
     # The saved study is shown without its task.
     assert main(["prune", str(store.path), "--run", "mine"]) == 0
     assert capsys.readouterr().out == printed.out
+    assert printed_in_bucket(["prune", str(store.path), "--run", "mine"], store.path, capsys) == printed.out
     assert main(["prune", str(store.path), "--run", "mine", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["kind"] == "whole"
 
@@ -378,7 +380,9 @@ def test_the_command_prints_single_heads_greedy_removal_and_every_set(
     assert main([*arguments, "--greedy", "6", "--table", "greedy"]) == 0
     assert "L1.H1" in capsys.readouterr().out.splitlines()[7]
     assert main([*arguments, "--table", "sets"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(EVERY)
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 2 + len(EVERY)
+    assert printed_in_bucket([*arguments, "--table", "sets"], store.path, capsys) == printed
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from triton import knobs
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from headspan_kernels.switches import Cut
+from headspan_kernels.whole_heads import shared_bytes
 from tests.kernels.compiling import hand_launches_on
 
 pytestmark = DEPRECATIONS
@@ -39,7 +40,7 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 # The tensor-core instructions on sm_90: of a warp group, or in float64 of a warp.
 TENSOR_CORES = {
-    **dict.fromkeys(("attend", "attend_row", "pool_patches", "multiply"), "HGMMA"),
+    **dict.fromkeys(("attend", "attend_heads", "attend_row", "pool_patches", "multiply"), "HGMMA"),
     "accumulate": "DMMA",
 }
 
@@ -192,6 +193,22 @@ def test_sixteen_warps_of_attention_fit_a_multiprocessor(
     assert registers_of("attend", launcher, tmp_path) <= 65536 // (16 * 32)
 
 
+@pytest.mark.parametrize("launcher", [90], indirect=True)
+@pytest.mark.parametrize("dtype", [BF16, pytest.param(FP16, marks=pytest.mark.full_size)])
+def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
+    launcher: Launcher, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """ViT-L/14 on an H100, whose multiprocessors have 65,536 registers and 228 kB of shared memory, 1 kB a program."""
+    cut = next(cut for cut in candidates(64, dtype, 257) if cut.whole)
+    attention_emit_cut(cut, meta(3, 257, 3 * 16 * 64, dtype=dtype), 16, None, True)
+    check(launcher, tmp_path)
+    found = resources(launcher.made["attend_heads"][0], tmp_path)
+    assert 2 * 32 * cut.warps * found.registers <= 65536
+    assert 2 * (found.shared + 1024) <= 228 << 10
+    # What `fits` reckons with, and reductions.
+    assert found.shared <= shared_bytes(257, 64, cut.rows, cut.keys, cut.stages) + 2048
+
+
 @pytest.mark.parametrize(
     ("launcher", "work"),
     [
@@ -228,7 +245,9 @@ def test_every_tile_of_a_linear_map_that_a_benchmark_tries_fits_the_gpu(
 def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
     launcher: Launcher, head_dim: int, tmp_path: Path
 ) -> None:
-    for cut in candidates(head_dim, BF16)[1:]:
-        attention_emit_cut(cut, meta(3, 257, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
+    for tokens in (257, 50, 197, 577):
+        for cut in candidates(head_dim, BF16, tokens)[0 if tokens > 257 else 1 :]:
+            if cut.whole or tokens == 257:
+                attention_emit_cut(cut, meta(3, tokens, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
     add_moments(head_dim, cuts=7)
     check(launcher, tmp_path)

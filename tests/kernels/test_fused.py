@@ -17,8 +17,9 @@ from tests.tolerances import relative_error
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 from headspan.model.convert import to_tower
-from headspan_kernels import fused, moments, reference
+from headspan_kernels import attention, fused, moments, reference, switches, whole_heads
 from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels.switches import Blocks
 from tests.engine.test_decomposition import LAYERS, take_apart, toy_pixels, toy_visual
 
 pytestmark = [pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"), DEPRECATIONS]
@@ -138,6 +139,57 @@ def test_attention_is_the_same_with_every_block_size(
     pooling = torch.full((1, 70), 1 / 70)
     for weights in (None, pooling):
         check_attention(attention_emit_cut(cut, qkv, 1, weights, True), qkv, 1, weights, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "size", "mean", "with_patches"),
+    [
+        # One key left over; no whole tile of keys; both, and a mean of rows.
+        (1, 33, 2, 24, False, True),
+        (2, 5, 1, 16, False, False),
+        (1, 50, 1, 16, True, True),
+    ],
+)
+def test_programs_that_keep_all_keys_equal_the_loops(
+    random: torch.Generator, batch: int, tokens: int, heads: int, size: int, mean: bool, with_patches: bool
+) -> None:
+    # Strided rows that begin anywhere.
+    qkv = draw(random, batch, tokens + 1, 3 * heads * size + 8, dtype=torch.float16)[:, 1:, : 3 * heads * size]
+    pooling = draw(random, batch, tokens).abs() if mean else None
+    found = attention_emit_cut(Blocks(64, 16, 4, 1, whole=True), qkv, heads, pooling, with_patches)
+    assert (found[1].patches is not None) is with_patches
+    check_attention(found, qkv, heads, pooling, tolerances.FLOAT16_PRODUCT)
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize(("tokens", "size"), [(50, 64), (197, 64), (257, 64), (577, 64), (257, 80), (256, 104)])
+def test_every_block_size_of_the_benchmark_is_right_at_the_sizes_of_clips_models(
+    random: torch.Generator, tokens: int, size: int
+) -> None:
+    qkv = draw(random, 1, tokens, 3 * size, dtype=torch.bfloat16)
+    for cut in candidates(size, torch.bfloat16, tokens):
+        check_attention(attention_emit_cut(cut, qkv, 1, None, True), qkv, 1, None, tolerances.BFLOAT16_ROUNDING)
+
+
+def test_only_an_entry_makes_attention_use_other_blocks(
+    random: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Blocks(64, 16, 4, 1, whole=True)
+    monkeypatch.setitem(switches.ATTENTION, ((9, 0), 16, 9, False), other)
+    usual = candidates(16, torch.float16)[0]
+    half, single = torch.float16, torch.float32
+    for tokens, dtype, mean_pooled, wanted in (
+        (9, half, False, other),
+        (10, half, False, usual),
+        (9, half, True, usual),
+        (9, single, False, candidates(16, single)[0]),
+    ):
+        assert attention.cut_in_use(draw(random, 1, tokens, 48, dtype=dtype), 1, mean_pooled) == wanted
+    launched: list[Any] = []
+    monkeypatch.setattr(whole_heads.attend_heads, "run", lambda *arguments, **settings: launched.append(settings))
+    fused.attention_emit(draw(random, 1, 9, 48, dtype=half), 1, None, False)
+    fused.attention_emit(draw(random, 1, 10, 48, dtype=half), 1, None, False)
+    assert [each["TILES"] for each in launched] == [0]
 
 
 @pytest.mark.parametrize("out", [torch.float16, torch.bfloat16, torch.float32])

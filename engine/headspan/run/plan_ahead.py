@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -20,13 +20,17 @@ from headspan.io.locations import Location, StoreURL
 from headspan.io.retry import is_remote
 from headspan.io.stores import storage_to_write
 from headspan.member_names import MemberNames
-from headspan.run.plan_processes import planned_tables, uses_processes
+from headspan.run.plan_processes import uses_processes
+from headspan.run.shared_plan import PlannedElsewhereError, SharedPlan
 from headspan.shards.plan import list_samples
 from headspan.shards.samples import BadImage, Sample, Shard
 from headspan.store.consolidated import ROOT
 from headspan.store.schema import RECORDS
 from headspan.store.write.create import NewStore
 from headspan.store.write.plan_claim import settle_plan
+
+# How long the model waits for the first member of the first shard.
+_FIRST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,16 @@ class PlanInProgress:
         self._urls = urls
         self._unit_images = unit_images
         self._names = names
-        self._found: Future[Plan] = Future()
+        self._found: Future[Plan | None] = Future()
         self._events: SimpleQueue[Progress | None] = SimpleQueue()
         self._stopped = threading.Event()
+        # Set once something was read, or reading has failed.
+        self._begun = threading.Event()
         # Held while the thread uses the folder.
         self._reading = threading.Lock()
         self._thread: threading.Thread | None = None
+        # Holds this process's share in a plan that several processes make, until the store exists.
+        self._shared = ExitStack()
 
     def begin(self) -> None:
         """Start the thread, if the shards are local."""
@@ -60,8 +68,19 @@ class PlanInProgress:
             self._thread = threading.Thread(target=self._run, name="headspan-plan")
             self._thread.start()
 
-    def result(self, on_progress: Listener) -> Plan:
-        """Wait for the plan, and report the progress since it began. Raises what reading the shards raises."""
+    def refuse_unreadable(self) -> None:
+        """Raise what reading local shards raises at once, so that a model is not loaded for shards that are none."""
+        if self._thread is None:
+            return
+        self._begun.wait(_FIRST_SECONDS)
+        if self._found.done() and self._found.exception() is not None:
+            self._found.result()
+
+    def result(self, on_progress: Listener) -> Plan | None:
+        """Wait for the plan, and report the progress since it began; None if another process has planned the store.
+
+        Raises what reading the shards raises.
+        """
         if self._thread is None:
             return self._read(on_progress)
         while (event := self._events.get()) is not None:
@@ -76,6 +95,7 @@ class PlanInProgress:
             pass
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
+        self._shared.close()
 
     def _run(self) -> None:
         with self._reading:
@@ -86,24 +106,34 @@ class PlanInProgress:
                 # It is raised where the plan is awaited.
                 self._found.set_exception(error)
             finally:
+                self._begun.set()
                 self._events.put(None)
 
-    def _read(self, on_progress: Listener) -> Plan:
+    def _read(self, on_progress: Listener) -> Plan | None:
         shards: list[Shard] = []
         notes: list[BadImage] = []
         if uses_processes(self._urls):
-            tables = planned_tables(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
+            path = self.staged.path
+            share = SharedPlan(path, self._urls, self._names, lambda: _is_planned(path))
+            self._shared.enter_context(share)
             # Closed in any case, so that no process outlives a failure.
-            with closing(tables):
-                images = self.staged.plan_tables(tables, self._unit_images, notes)
+            with closing(share.tables(shards, notes, on_progress, self._on_member)) as tables:
+                try:
+                    images = self.staged.plan_tables(tables, self._unit_images, notes)
+                except PlannedElsewhereError:
+                    return None
         else:
-            samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
+            samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._on_member)
             images = self.staged.plan(samples, self._unit_images, notes)
         return Plan(shards, notes, images, self._unit_images)
 
     def _end_if_stopped(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
+
+    def _on_member(self) -> None:
+        self._end_if_stopped()
+        self._begun.set()
 
 
 class _StoppedError(Exception):

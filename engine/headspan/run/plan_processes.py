@@ -1,7 +1,7 @@
-"""Plan many tars at once, in processes: each reads the headers and companions of one tar and answers with a table.
+"""Read many tars for a plan at once, in processes: each reads the headers and companions of one tar at a time.
 
-The tables come in the order of the tars, with the rows that one process would have given them. A process holds the
-samples of one tar, and two tables for each process wait at most, so the memory does not depend on the number of tars.
+The answers come in the order of the questions. A process holds the samples of one tar, and two tables for each process
+wait at most, so the memory does not depend on the number of tars.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ import pickle
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from itertools import islice
 from queue import SimpleQueue
 from typing import IO, Any
 
-import pyarrow as pa
-
 from headspan import errors
-from headspan.errors import HeadspanError, SourceError, counted
-from headspan.events import Listener, Progress
+from headspan.errors import HeadspanError, SourceError
 from headspan.io.cores import cores
 from headspan.io.interpreters import module_folders_line
 from headspan.member_names import MemberNames
-from headspan.shards.kinds import TAR, kind_of, refuse_unused
-from headspan.shards.notes import NO_ROW
-from headspan.shards.plan import no_images, scan
-from headspan.shards.samples import BadImage, Shard
-from headspan.store.tables import SAMPLES, table_of
+from headspan.shards.kinds import TAR, kind_of
+from headspan.shards.plan import scan
+from headspan.shards.samples import BadImage
+from headspan.store.tables import SAMPLES, ReadShard, table_of
 
 # With fewer tars, starting the processes takes longer than they save.
 LEAST_TARS = 64
@@ -54,45 +49,44 @@ def uses_processes(urls: Mapping[str, str]) -> bool:
     )
 
 
-def planned_tables(
-    urls: Mapping[str, str],
-    shards: list[Shard],
-    notes: list[BadImage],
-    on_progress: Listener,
-    names: MemberNames,
-    on_shard: Callable[[], None] = lambda: None,
-) -> Generator[pa.Table, None, None]:
-    """Yield the samples of each tar, in order; the shards and the notes on them are added to the lists.
+class TarReaders:
+    """Processes that read tars, in a `with` block that ends them."""
 
-    `on_shard` is called for each tar. It may raise an error to end the reading. Raises as `list_samples`.
-    """
-    refuse_unused(names, [TAR] * len(urls))
-    images, fields = 0, Counter[str]()
-    with ExitStack() as ended:
-        idle: SimpleQueue[_Process] = SimpleQueue()
-        count = min(cores(), len(urls))
-        threads = ended.enter_context(ThreadPoolExecutor(count, "headspan-plan"))
-        for _ in range(count):
-            process = _Process()
-            # Before the threads end, which may wait for an answer.
-            ended.callback(process.kill)
-            idle.put(process)
-        left = iter(urls.items())
-        waiting: deque[Future[Any]] = deque()
-        ended.callback(lambda: threads.shutdown(wait=False, cancel_futures=True))
-        for done in range(1, len(urls) + 1):
-            for name, url in islice(left, 2 * count - len(waiting)):
-                waiting.append(threads.submit(_ask, idle, (url, name, names)))
-            shard, table, found, absent = waiting.popleft().result()
-            on_shard()
-            fields.update(absent)
-            shards.append(replace(shard, first_row=images))
-            notes += (note if note.row == NO_ROW else replace(note, row=note.row + images) for note in found)
-            images += shard.images
-            on_progress(Progress("plan", done, len(urls), counted(images, "image")))
-            yield table
-    if images == 0:
-        raise no_images(urls, names, fields)
+    def __init__(self, tars: int, names: MemberNames) -> None:
+        """As many processes as there are cores, but not more than `tars`. `names` tell images and captions."""
+        self._count, self._names = min(cores(), tars), names
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        self._ended = ExitStack()
+
+    def __enter__(self) -> TarReaders:
+        with ExitStack() as ended:
+            self._threads = ended.enter_context(ThreadPoolExecutor(self._count, "headspan-plan"))
+            for _ in range(self._count):
+                process = _Process()
+                # Before the threads end, which may wait for an answer.
+                ended.callback(process.kill)
+                self._idle.put(process)
+            ended.callback(lambda: self._threads.shutdown(wait=False, cancel_futures=True))
+            self._ended = ended.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.close()
+
+    def read(self, asked: Iterable[tuple[int, tuple[str, str]]]) -> Generator[tuple[int, ReadShard], None, None]:
+        """Read tars, each given by any number and its name and url. Yields each number and what was read, in order.
+
+        Raises as `scan`.
+        """
+        left = iter(asked)
+        waiting: deque[tuple[int, Future[ReadShard]]] = deque()
+        while True:
+            for number, (name, url) in islice(left, 2 * self._count - len(waiting)):
+                waiting.append((number, self._threads.submit(_ask, self._idle, (url, name, self._names))))
+            if not waiting:
+                return
+            number, found = waiting.popleft()
+            yield number, found.result()
 
 
 def answer(asked: IO[bytes], out: IO[bytes]) -> None:

@@ -57,6 +57,8 @@ def open_planned(
     # Computed first, because the plan may still be read meanwhile.
     folded = fold(encoder.exact, encoder.layers)
     planned = plan.result(on_progress)
+    if planned is None:
+        return _resume(path, urls, settings, encoder)
     images, notes = planned.images, planned.notes
     unit_images = chosen_unit_images(settings, encoder, planned.unit_images, images, computing)
     if unit_images < min(planned.unit_images, images):

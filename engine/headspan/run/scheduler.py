@@ -163,10 +163,16 @@ class Scheduler:
         while chosen := self._next_units(apart):
             misses = 0
             for unit in chosen:
-                if self._log.took_turn(unit):
+                if not self._log.took_turn(unit):
+                    misses += 1
+                elif self._store.commits.is_done(unit):
+                    # Another worker is in this group too, and has done more of these units by now.
+                    self._log.drop(unit)
+                    break
+                else:
                     misses = 0
-                    yield from self._not_done([unit])
-                elif (misses := misses + 1) == _MISSES:
+                    yield self._store.units[unit]
+                if misses == _MISSES:
                     break
 
     def _taken(self, units: Iterable[Unit]) -> Iterator[Unit]:
@@ -204,12 +210,13 @@ class Scheduler:
         if alone is not None:
             self._place = alone
             return [unit for unit in commits.units_of(alone) if free[unit]]
-        # Drawn, so that the many workers that share the last groups do not all choose the same units.
+        # From a drawn place on, so that the many workers that share the last groups do not all choose the same units.
         group = group_of(self._draw.choice(np.flatnonzero(free).tolist()))
         self._place = group
         units = [unit for unit in commits.units_of(group) if free[unit]]
         units = units[len(units) // 2 :]
-        return self._draw.sample(units, len(units))
+        first = self._draw.randrange(len(units))
+        return units[first:] + units[:first]
 
     def _waits_for_others(self, quarantined: set[int]) -> Generator[Iterator[Unit] | Pause, None, bool]:
         """Wait until every unit is committed that others have in flight, and compute those that are late.

@@ -27,6 +27,9 @@ from headspan.store.identity import model_name
 from headspan.store.kept_samples import FEW_ROWS, KeptSamples
 from headspan.store.tables import SAMPLES, read_notes, read_rows, read_shards, read_table, rows_of_keys
 
+# Of a store with more images, opening reads no row: eight bytes for each take time and memory.
+MANY_IMAGES = 1 << 20
+
 
 class OpenStore:
     """The part of `reader.Store` that reads no contributions. `contents` is for headspan's own modules."""
@@ -42,7 +45,7 @@ class OpenStore:
         self.contents = Contents(self.path)
         self._size = self.contents.size
         self._include_failed = include_failed
-        if not self.contents.is_large:
+        if not self.contents.is_large and self._size.images <= MANY_IMAGES:
             # Raises if they contradict the commit records.
             _ = self._rows
         self._kept_samples: KeptSamples | None = None

@@ -6,7 +6,7 @@ Each unit of work is one row group, so that the samples of one unit can be read 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ _SHARDS = pa.schema(
         ("modified_ns", pa.int64()),
     ]
 )
+# A shard that was read for a plan: its samples, the notes on it, and, if it has no image, the fields of its members.
+ReadShard = tuple[Shard, pa.Table, Sequence[BadImage], Mapping[str, int]]
 _NOTES = pa.schema([("row", pa.int64()), ("key", pa.string()), ("url", pa.string()), ("reason", pa.string())])
 
 

@@ -7,6 +7,7 @@ for any number of writers, and any process can publish the files of a killed wri
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -37,8 +38,9 @@ class Commits(CommitRecords):
     def __init__(self, storage: Storage, units: int) -> None:
         super().__init__(storage, units)
         self._token = storage.token
-        # How many units at the end of each group were committed when the group was last looked at.
-        self._found: dict[int, int] = {}
+        # The units of each group that were not seen to be committed when it was last looked at; the next to look at is
+        # the last.
+        self._left: dict[int, list[int]] = {}
 
     def add(self, record: UnitRecord, moments: MergedMoments) -> bool:
         """Commit a unit whose shards are all staged. Returns False if another writer committed or claimed it first.
@@ -183,12 +185,16 @@ class Commits(CommitRecords):
         whole = group_key(group)
         keys = [unit_key(unit) for unit in self.units_of(group)]
         if not self._exists(whole):
-            # From the end, since most workers go through a group from its start: usually one look tells. And from
-            # where the last look ended.
-            for place in range(self._found.get(group, 0), len(keys)):
-                if not self._exists(keys[-1 - place]):
-                    self._found[group] = place
+            units = self.units_of(group)
+            # The last one first, since a worker alone goes through a group from its start. Then in a drawn order: where
+            # several share the group, few looks find a unit that is not committed.
+            if group not in self._left:
+                self._left[group] = [*random.sample(units[:-1], len(units) - 1), units[-1]]
+            left = self._left[group]
+            while left:
+                if not self._exists(unit_key(left[-1])):
                     return
+                left.pop()
             moments = self.group_moments(group)
             assert moments is not None, "a group of finished units has moments"
             merged = [record for key in keys for record in self.read(key)]
@@ -197,7 +203,7 @@ class Commits(CommitRecords):
                 return
             self._storage.put(beside(whole, "moments"), [pack(moments)])
             self._storage.put(whole, [_dump(merged)])
-        self._found.pop(group, None)
+        self._left.pop(group, None)
         for key in keys:
             self._storage.delete(beside(key, "moments"))
             self._storage.delete(key)

@@ -47,6 +47,7 @@ from headspan.store.tables import (
 from headspan.store.worker_states import other_workers
 from headspan.store.write.commits import Commits
 from headspan.store.write.plan_claim import publish_plan
+from headspan.store.write.plan_parts import remove_unused_parts
 from headspan.store.write.sample_tables import divide_samples, write_samples, write_tables
 from headspan.store.write.shard import write_array
 from headspan.store.write.workers import WorkerLog, forget
@@ -104,6 +105,8 @@ class NewStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._log.__exit__(kind, error, trace)
         self._beside.delete_folder(self.folder.name)
+        if isinstance(self.path, Path):
+            remove_unused_parts(self.path)
         if isinstance(error, OSError):
             raise StoreError(
                 f"{self.path}: the plan cannot be written ({error.strerror}); free disk space or choose another --out"
