@@ -59,13 +59,6 @@ from headspan.run.encoder import Encoder
 Encoder.__call__ = lambda self, batch: os._exit(0)
 main()
 """
-_SAVE_WEIGHTS = """
-import sys
-from safetensors.torch import save_file
-from headspan.model.load import load_model
-state = load_model(sys.argv[1], "random:0").clip.state_dict()
-save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, sys.argv[2])
-"""
 
 
 def run(toy: bool) -> dict[str, Any]:
@@ -79,7 +72,7 @@ def run(toy: bool) -> dict[str, Any]:
         pictures = [photo_like(np.random.default_rng(seed), 500, 375) for seed in range(4)]
         write_shards(folder / "shards", pictures, images)
         weights = str(folder / "weights.safetensors")
-        subprocess.run([sys.executable, "-c", _SAVE_WEIGHTS, model, weights], check=True)
+        _save_weights(model, weights)
         precompute = (sys.executable, "-W", "ignore", "-c", _UNTIL_FIRST_BATCH, "precompute", str(folder / "shards"))
         for number in range(rounds + 1):
             for row, command in {
@@ -112,6 +105,17 @@ def run(toy: bool) -> dict[str, Any]:
         **{f"{row}_seconds": round(wall, 4) for row, (wall, _) in times.items()},
         **{f"{row}_processor_seconds": round(processor, 4) for row, (_, processor) in times.items()},
     }
+
+
+def _save_weights(model: str, path: str) -> None:
+    """Write the weights that the seed gives a model to a file."""
+    # Here, since both import torch, and rows are processes of their own.
+    from safetensors.torch import save_file
+
+    from headspan.model.load import load_model
+
+    state = load_model(model, "random:0").clip.state_dict()
+    save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, path)
 
 
 def _write_store(path: Path, rows: int, unit_images: int) -> None:

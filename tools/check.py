@@ -1,10 +1,10 @@
 """One command for format, lint, types and tests; exits with the first failure's code.
 
-The Triton kernels are tested compiled, on an emulated GPU, and interpreted, in another run of pytest, since that is
-chosen when Triton is imported. That run and the check of types go on beside the other tests, whose first and last
-minutes leave cores idle; what they print is shown when they end. If torch finds a GPU, the compiled kernels run there
-instead of on the emulated one, in a run of their own that takes a minute or two. Tests run in one process a core, up to
-four; those on a GPU, which mostly compile, in up to eight.
+The Triton kernels are tested compiled, on an emulated GPU, and, where that cannot be, interpreted, in another run of
+pytest, since interpreting is chosen when Triton is imported. That run and the check of types go on beside the other
+tests, whose first and last minutes leave cores idle; what they print is shown when they end. If torch finds a GPU, the
+compiled kernels run there instead of on the emulated one, in a run of their own that takes a minute or two. Tests run
+in one process a core, up to four; those on a GPU, which mostly compile, in up to eight.
 
 `python tools/check.py` runs all of it, `python tools/check.py --fast` leaves slow tests out; anything else goes to
 pytest.
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     beside = {
         "types": ["mypy", "--no-error-summary"],
-        "interpreted kernels": ["pytest", *INTERPRETED],
+        "interpreted kernels": ["pytest", "-p", "tests.kernels.without_emulated", *INTERPRETED],
     }
     last = {"tests": ["pytest", *_BY_FILE, *tests]}
     if _has_gpu():

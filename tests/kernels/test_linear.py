@@ -172,6 +172,7 @@ def test_only_a_switch_makes_a_tower_use_the_kernel(
     assert relative_error(found.float(), exact(*half, "gelu_tanh", False)) < 3 * ROUNDING[BF16]
 
 
+@pytest.mark.interpreted
 @pytest.mark.skipif(not INTERPRETED, reason="the towers' many shapes take too long to compile")
 def test_a_tower_on_the_kernel_equals_the_reference(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tower = to_tower(toy_visual("tok", True, False, False, "gelu"), "toy").to(torch.device("cpu"), FP16)

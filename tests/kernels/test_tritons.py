@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernels import tritons, worlds
+from tests.kernels import tritons, without_emulated, worlds
 
 
 @pytest.mark.parametrize("version", ["3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0", "3.9.0+cu130", "3.8.0.dev20260101"])
@@ -49,6 +49,22 @@ def test_an_unknown_triton_skips_the_emulator_and_not_the_interpreter(
             worlds.enter(monkeypatch, architecture)
     monkeypatch.setattr(tritons, "INTERPRETED", True)
     worlds.enter(monkeypatch, 90)
+
+
+@pytest.mark.parametrize(("installed", "kept"), [("99.0.0", [True, False]), (tritons.NEWEST, [True])])
+def test_what_the_emulator_runs_is_not_interpreted_too_unless_this_triton_is_unknown(
+    unknown: None, monkeypatch: pytest.MonkeyPatch, installed: str, kept: list[bool]
+) -> None:
+    monkeypatch.setattr(without_emulated, "version", lambda package: installed)
+    items: list[Any] = [
+        SimpleNamespace(only=only, get_closest_marker=lambda name, only=only: name if only else None)
+        for only in (True, False)
+    ]
+    left_out: list[Any] = []
+    config: Any = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items)))
+    without_emulated.pytest_collection_modifyitems(config, items)
+    assert [item.only for item in items] == kept
+    assert len(items) + len(left_out) == 2
 
 
 def test_the_reason_is_printed_once_after_the_tests(

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from headspan.web.failures import RESPONSES, add_handlers
+from headspan.web.failures import add_handlers
 from headspan.web.guard import Guard
 from headspan.web.page_files import PageFiles
 from headspan.web.routes import (
@@ -78,11 +78,10 @@ def application(explorer: Explorer, hosts: Collection[str] = _TEST_HOSTS) -> Fas
         docs_url=None,
         redoc_url=None,
         lifespan=life,
-        responses=RESPONSES,
+        # As they are: `include_router` would make all of them again while the first screen waits.
+        routes=[route for router in (*ROUTERS, api_page.router) for route in router.routes],
     )
     app.state.explorer = explorer
-    for router in (*ROUTERS, api_page.router):
-        app.include_router(router)
     add_handlers(app)
     app.mount("/", PageFiles(), name="page")
     app.add_middleware(Turns, path="/api/stores/")

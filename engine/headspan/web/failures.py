@@ -20,12 +20,14 @@ from headspan.web.state.model import ModelLoading
 # Letters of a value that a sentence repeats.
 _SHOWN = 60
 
+# The schema is named and not given as a model, of which FastAPI would make one for every route and error.
+_ANSWER = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Failure.__name__}"}}}
 # The errors that the API's description declares for every route.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "The question cannot be answered with this store."},
-    404: {"model": Failure, "description": "The address names a store, head or image that is not here."},
-    422: {"model": Failure, "description": "A parameter is missing, or has a value that it cannot have."},
-    503: {"model": Failure, "description": "The model is needed, and is being loaded or cannot be loaded."},
+    400: {"description": "The question cannot be answered with this store.", "content": _ANSWER},
+    404: {"description": "The address names a store, head or image that is not here.", "content": _ANSWER},
+    422: {"description": "A parameter is missing, or has a value that it cannot have.", "content": _ANSWER},
+    503: {"description": "The model is needed, and is being loaded or cannot be loaded.", "content": _ANSWER},
 }
 
 

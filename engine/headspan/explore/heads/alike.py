@@ -65,9 +65,13 @@ def effective_ranks(store: Store) -> Float64[np.ndarray, "layer head"]:
     found = np.empty((len(store.layers), store.heads_per_layer))
     for layer, number in stored_heads(store):
         at = store.contents.layer_index(layer, number), number
-        written = _written(store, moments, at)
-        squares = float(((written @ written.T) ** 2).sum())
-        found[at] = float((written**2).sum()) ** 2 / squares if squares > 0 else np.nan
+        directions = store.head_directions(layer, number).astype(np.float64)
+        products = directions @ directions.T
+        # Σ is `Dᵀ C D` for coordinates with the covariance C, so its traces are those of `C D Dᵀ`.
+        covariance = covariance_of(moments.total[at], moments.gram[at], moments.count) @ products
+        variance, squares = np.trace(covariance), (covariance * covariance.T).sum()
+        varies = variance > VARIANCE_TOLERANCE * ((moments.gram[at] / moments.count) * products).sum()
+        found[at] = variance**2 / squares if varies and squares > 0 else np.nan
     return found
 
 

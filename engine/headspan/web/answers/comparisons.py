@@ -40,5 +40,5 @@ class Comparison(Answer):
     # In each store, how many heads have the CCS 0 to 5; empty for a store without scores, null if neither has any.
     ccs_counts: tuple[list[int], list[int]] | None
     # How many would by chance; empty where that is not known.
-    ccs_counts_by_chance: tuple[list[Number], list[Number]] | None
+    ccs_counts_by_chance: tuple[list[float], list[float]] | None
     notices: list[str]

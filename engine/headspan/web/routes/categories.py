@@ -12,6 +12,7 @@ from headspan.errors import SettingsError
 from headspan.store.head_space import Head
 from headspan.web.answers.heads import Categories
 from headspan.web.asked import EMBEDDING, Asked, AskedStore
+from headspan.web.failures import RESPONSES
 from headspan.web.filtered import words_of
 from headspan.web.planes import images_of, parts_of, rows_of, space_of
 from headspan.web.routes.planes import BINARY, Part, binary
@@ -19,7 +20,7 @@ from headspan.web.samples.categories import Coloured, by_class, by_column, by_wo
 from headspan.web.samples.columns import read_column
 from headspan.web.samples.filters import unique_words
 
-router = APIRouter(prefix="/api/stores/{store}/categories", tags=["planes"])
+router = APIRouter(prefix="/api/stores/{store}/categories", tags=["planes"], responses=RESPONSES)
 By = Annotated[
     str, Query(max_length=2000, description="`class`, `word:dog,cat`, `column:NAME`, or `text:a photo of a dog`")
 ]

@@ -10,11 +10,12 @@ from headspan.errors import SettingsError
 from headspan.web.answers.comparisons import ComparedLabel, Comparison, SharedNeighbours
 from headspan.web.asked import EMBEDDING, AskedStore, Missing, asked_store, named
 from headspan.web.compared import Compared, different_methods, heads_by_label
+from headspan.web.failures import RESPONSES
 from headspan.web.routes.neighbours import Count, ThroughText, neighbours_of_image
 from headspan.web.samples.shared_keys import shared_keys
 from headspan.web.through import asked_through
 
-router = APIRouter(prefix="/api/compare", tags=["compare"])
+router = APIRouter(prefix="/api/compare", tags=["compare"], responses=RESPONSES)
 
 StoreName = Annotated[str, Query(max_length=200)]
 

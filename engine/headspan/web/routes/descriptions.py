@@ -21,9 +21,10 @@ from headspan.web.described.runs import (
     description_rows,
     no_run,
 )
+from headspan.web.failures import RESPONSES
 from headspan.web.saved_runs import run_names
 
-router = APIRouter(prefix="/api/stores/{store}/descriptions", tags=["descriptions"])
+router = APIRouter(prefix="/api/stores/{store}/descriptions", tags=["descriptions"], responses=RESPONSES)
 Run = Annotated[
     str | None, Query(max_length=100, description="A run of headspan describe write; by default a trained one")
 ]

@@ -12,6 +12,7 @@ from headspan.web.answers.common import NearText
 from headspan.web.answers.features import FeatureAnswer, FeatureList, Features, FeatureUses
 from headspan.web.answers.stores import Fact
 from headspan.web.asked import Asked, AskedStore, named
+from headspan.web.failures import RESPONSES
 from headspan.web.features.histograms import class_counts, histograms
 from headspan.web.features.lists import Asking, Class, Measure, Rule, Sort, chosen_features
 from headspan.web.features.one_feature import features_alike, heads_along, top_hits
@@ -26,7 +27,7 @@ from headspan.web.features.runs import (
 from headspan.web.features.uses import no_uses, saved_uses
 from headspan.web.saved_runs import run_names
 
-router = APIRouter(prefix="/api/stores/{store}/features", tags=["features"])
+router = APIRouter(prefix="/api/stores/{store}/features", tags=["features"], responses=RESPONSES)
 Run = Annotated[
     str | None, Query(max_length=100, description="A run of headspan features score; by default the first one")
 ]

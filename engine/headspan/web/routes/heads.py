@@ -18,12 +18,13 @@ from headspan.texts.stored import largest_pool
 from headspan.web.answers.heads import Direction, Extremes, HeadAnswer, LikeHead, SpanText, Spectrum
 from headspan.web.asked import Asked, AskedStore, named
 from headspan.web.described.runs import runs_rewarded_through
+from headspan.web.failures import RESPONSES
 from headspan.web.features.runs import runs_of_head
 from headspan.web.head_results import HeadResults
 from headspan.web.planes import space_of
 from headspan.web.routes.stores import RunName, head_summaries
 
-router = APIRouter(prefix="/api/stores/{store}/heads/{head}", tags=["heads"])
+router = APIRouter(prefix="/api/stores/{store}/heads/{head}", tags=["heads"], responses=RESPONSES)
 HeadPath = Annotated[str, Path(max_length=40, description="A head such as L22.H13")]
 Text = Annotated[str, Query(min_length=1, max_length=2000)]
 _ALIKE = 12

@@ -19,11 +19,12 @@ from headspan.web.answers.common import NearText
 from headspan.web.answers.images import Bar, Bars, ImageAnswer, Seen, ZeroShot
 from headspan.web.asked import Asked, AskedStore
 from headspan.web.asked_texts import Text, Texts, asked_texts
+from headspan.web.failures import RESPONSES
 from headspan.web.samples.metadata import class_name, metadata_of
 from headspan.web.state.uploads import PREFIX
 from headspan.web.zero_shot import zero_shot
 
-router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"])
+router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"], responses=RESPONSES)
 
 # The row of a stored image, or the id of a dropped-in one.
 ImageName = Annotated[str, Path(max_length=100, description="An image's row, or the id of a dropped-in one.")]

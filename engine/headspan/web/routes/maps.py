@@ -13,11 +13,12 @@ from headspan.store.head_space import stored_heads
 from headspan.web.answers.images import Map, Maps
 from headspan.web.asked import ALL_HEADS, Asked, named
 from headspan.web.asked_texts import Text, Texts, asked_texts
+from headspan.web.failures import RESPONSES
 from headspan.web.routes.images import ImageName
 from headspan.web.state.uploads import PREFIX
 from headspan.web.through import asked_through
 
-router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"])
+router = APIRouter(prefix="/api/stores/{store}/images/{image}", tags=["images"], responses=RESPONSES)
 
 Through = Annotated[str, Query(max_length=4000, description="all, L3.H2,L3.H4, label:NAME or random:NAME:SEED.")]
 Without = Annotated[str, Query(max_length=4000, description="Heads to leave out, as in L3.H2,L3.H4.")]

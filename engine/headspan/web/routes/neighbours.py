@@ -14,9 +14,10 @@ from headspan.explore.query.query_image import QueryImage
 from headspan.web.answers.images import Neighbours
 from headspan.web.asked import EMBEDDING, Asked, AskedStore, named
 from headspan.web.asked_texts import Text, asked_texts
+from headspan.web.failures import RESPONSES
 from headspan.web.through import Through, asked_through
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["neighbours"])
+router = APIRouter(prefix="/api/stores/{store}", tags=["neighbours"], responses=RESPONSES)
 
 ThroughText = Annotated[
     str, Query(max_length=4000, description="embedding, all, L3.H2,L3.H4, label:NAME or random:NAME:SEED.")

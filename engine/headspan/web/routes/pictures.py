@@ -8,11 +8,12 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from headspan.errors import SourceError
 from headspan.web.asked import Asked, AskedStore
+from headspan.web.failures import RESPONSES
 from headspan.web.refusals import Missing
 from headspan.web.state.pictures import original
 from headspan.web.state.uploads import PREFIX
 
-router = APIRouter(prefix="/api/stores/{store}/images/{id}", tags=["pictures"])
+router = APIRouter(prefix="/api/stores/{store}/images/{id}", tags=["pictures"], responses=RESPONSES)
 
 ImageId = Annotated[str, Path(max_length=200, description="An image's row, or the id of a dropped-in one.")]
 KnownTag = Annotated[str | None, Header(description="The ETag of the picture that the browser has.")]

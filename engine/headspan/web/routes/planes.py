@@ -13,10 +13,11 @@ from headspan.store.head_space import Head
 from headspan.texts.stored import EmbeddedPool, find_vectors
 from headspan.web.answers.heads import Place, Plane
 from headspan.web.asked import Asked, AskedStore, named
+from headspan.web.failures import RESPONSES
 from headspan.web.planes import extent_of, parts_of, points_of, rows_of, space_of
 from headspan.web.routes.heads import pool_of
 
-router = APIRouter(prefix="/api/stores/{store}/planes/{of}", tags=["planes"])
+router = APIRouter(prefix="/api/stores/{store}/planes/{of}", tags=["planes"], responses=RESPONSES)
 Of = Annotated[str, Path(max_length=40, description="A head such as L22.H13, or `embedding`")]
 Part = Annotated[int, Query(ge=0, le=1 << 30, description="The number of the part, from 0")]
 BINARY: dict[int | str, dict[str, Any]] = {

@@ -17,13 +17,14 @@ from headspan.store.selection import Selection
 from headspan.texts.stored import find_vectors
 from headspan.web.answers.selections import CaptionWord, Described, Facets, Listing, SelectedHead
 from headspan.web.asked import Asked, AskedStore
+from headspan.web.failures import RESPONSES
 from headspan.web.filtered import filtered_rows
 from headspan.web.routes.heads import pool_of
 from headspan.web.samples.columns import read_columns
 from headspan.web.samples.filters import Filter, parse_polygon, unique_words
 from headspan.web.samples.words import frequent_words
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["selections"])
+router = APIRouter(prefix="/api/stores/{store}", tags=["selections"], responses=RESPONSES)
 # Of more images, an even sample is described, so that an answer takes seconds.
 _DESCRIBED = 10_000
 _SHOWN_CLASSES = 1000

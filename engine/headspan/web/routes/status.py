@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends
 
 from headspan.web.answers.stores import Status, StoreSummary
 from headspan.web.asked import explorer_of
+from headspan.web.failures import RESPONSES
 from headspan.web.state.explorer import Explorer
 
-router = APIRouter(prefix="/api", tags=["status"])
+router = APIRouter(prefix="/api", tags=["status"], responses=RESPONSES)
 
 
 @router.get("/status")

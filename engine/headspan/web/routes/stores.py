@@ -12,9 +12,10 @@ from headspan.store.reader import Store
 from headspan.store.results import runs
 from headspan.web.answers.stores import Fact, Grid, HeadSummary, Property, Runs, StoreAnswer
 from headspan.web.asked import Asked, AskedStore, named
+from headspan.web.failures import RESPONSES
 from headspan.web.head_results import default_run, summaries
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["stores"])
+router = APIRouter(prefix="/api/stores/{store}", tags=["stores"], responses=RESPONSES)
 # The name of a run, of a head, or of a column.
 RunName = Annotated[str | None, Query(max_length=100, description="A TEXTSPAN run; by default the shown one")]
 # How many of its texts a head's `explained` counts.

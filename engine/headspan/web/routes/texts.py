@@ -12,9 +12,10 @@ from headspan.store.results import runs
 from headspan.texts.stored import stored_pool
 from headspan.web.answers.texts import KnownTexts, TextAnswer, TextHead
 from headspan.web.asked import Asked, AskedStore
+from headspan.web.failures import RESPONSES
 from headspan.web.routes.heads import Text
 
-router = APIRouter(prefix="/api/stores/{store}/texts", tags=["texts"])
+router = APIRouter(prefix="/api/stores/{store}/texts", tags=["texts"], responses=RESPONSES)
 
 
 @router.get("", response_model=TextAnswer)

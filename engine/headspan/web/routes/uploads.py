@@ -9,10 +9,11 @@ from headspan.errors import SettingsError
 from headspan.web.answers.common import Failure
 from headspan.web.answers.images import Upload
 from headspan.web.asked import Asked, AskedStore
+from headspan.web.failures import RESPONSES
 from headspan.web.state.pictures import size_of
 from headspan.web.state.uploads import LARGEST_BYTES
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["uploads"])
+router = APIRouter(prefix="/api/stores/{store}", tags=["uploads"], responses=RESPONSES)
 
 # The page shows this size first.
 _FIRST_SIDE = 512

@@ -17,12 +17,13 @@ from headspan.tasks.truths import UNKNOWN
 from headspan.web.answers.what_if import Accuracy, WhatIf
 from headspan.web.asked import EMBEDDING, Asked, AskedStore, named
 from headspan.web.asked_texts import SomeTexts, Texts, asked_texts
+from headspan.web.failures import RESPONSES
 from headspan.web.routes.images import ImageName
 from headspan.web.routes.neighbours import Count, WithoutText, neighbours_of_image
 from headspan.web.through import asked_through, removed_heads
 from headspan.web.zero_shot import zero_shot
 
-router = APIRouter(prefix="/api/stores/{store}/what-if", tags=["what if"])
+router = APIRouter(prefix="/api/stores/{store}/what-if", tags=["what if"], responses=RESPONSES)
 
 # Images whose classes are compared, and names of classes that a notice lists.
 _MOST_IMAGES, _SHOWN = 10_000, 8

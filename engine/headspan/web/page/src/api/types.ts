@@ -874,8 +874,8 @@ export interface components {
             ] | null;
             /** Ccs Counts By Chance */
             ccs_counts_by_chance: [
-                (number | null)[],
-                (number | null)[]
+                number[],
+                number[]
             ] | null;
             /** Notices */
             notices: string[];
