@@ -110,7 +110,7 @@ def _pairs(scenes: Sequence[Scene], images: range, names: Sequence[str]) -> list
     }
     differ = [image for image, (first, second) in shapes.items() if first != second]
     masks = masks_of(scenes, differ)
-    return [Pair(image, *shapes[image], masks[image]) for image in differ]
+    return [Pair(image, shapes[image][0], shapes[image][1], masks[image]) for image in differ]
 
 
 def _means(maps: Float32[np.ndarray, "*heads rows columns"], pair: Pair) -> Float64[np.ndarray, "*heads 2"]:

@@ -109,11 +109,11 @@ def train(
     number_format = ("bf16" if on.type == "cuda" else "fp32") if precision == AUTO else precision
     if not isinstance(stores, Pairs):
         # Settings are checked before captions are embedded, which may take minutes.
-        stores = [stores] if isinstance(stores, (Store, str, Path)) else list(stores)
-        stores = [each if isinstance(each, Store) else Store(each) for each in stores]
+        named = [stores] if isinstance(stores, (Store, str, Path)) else stores
+        stores = opened = [each if isinstance(each, Store) else Store(each) for each in named]
         training_settings(1, number_format, given, epochs=epochs, steps=steps)
-        if stores:
-            learner_settings(learner, space_of(stores[0], space, heads, layers).width, **settings)
+        if opened:
+            learner_settings(learner, space_of(opened[0], space, heads, layers).width, **settings)
     pairs = (
         stores
         if isinstance(stores, Pairs)
