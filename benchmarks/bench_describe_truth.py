@@ -46,6 +46,8 @@ TOY = Sizes(
     betas={"contrastive": (0.2,)}, questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2,
     planted_samples=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,), kinds=1,
 )  # fmt: skip
+# At which the best possible reward is shown, in nats.
+_DIVERGENCES = (1, 2, 3, 4, 5, 6)
 _PLANTED, _CONTROL, _HEADS, _BEST, _OPTIMUM = "planted", "control", "words by", "best possible", "optimum of"
 
 
@@ -94,24 +96,25 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
             rows.append([f"{target} reward, beta {beta}", _rewards(each, parts.get(f"{_BEST} {target}"))])
     for name, each in parts.items():
         if name.startswith(_BEST):
-            said = f"best sentences {each['best_sentences']:.2f}; sentences are {percent(each['covered'])} of all texts"
-            rows.append([f"{name}, of any model", said])
+            frontier = "; ".join(
+                f"KL {kl}: {_at_kl(kl, each['frontier']):.2f}, best-of-N {_at_kl(kl, each['best_of']):.2f}"
+                for kl in _DIVERGENCES
+            )
+            covered = f"sentences are {percent(each['covered'])} of all texts"
+            rows.append([f"{name} reward", f"{frontier}; best sentences {each['best_sentences']:.2f}; {covered}"])
     for name, each in parts.items():
         if name.startswith(_HEADS):
             shares = ", ".join(
                 f"{factor} {percent(each.get(factor, 0.0))} (right: {percent(each[f'right {factor}'])})"
                 for factor in ("colour", "shape")
             )
-            if "best colour" in each:
-                shares += f"; the reward's best colours: {percent(each['best colour'])}"
+            shares += f"; the reward's best colours: {percent(each['best colour'])}"
             rows.append([name, f"{shares}; reward {each['reward']:.2f}, KL {each['kl']:.1f} nats"])
     for kind in (_PLANTED, _CONTROL):
         if clips := [each for name, each in parts.items() if name.startswith(f"{_OPTIMUM} {kind}")]:
             rows.append([f"{kind} CLIPs, the best model", _found(clips, kind == _PLANTED)])
         if clips := [each for name, each in parts.items() if name.startswith(kind)]:
-            studies = {"trained": clips}
-            if all("best" in each for each in clips):
-                studies["best-of-N, untrained"] = [{**each, **each["best"]} for each in clips]
+            studies = {"trained": clips, "best-of-N, untrained": [{**each, **each["best"]} for each in clips]}
             rows += [[f"{kind} CLIPs, {source}", _found(each, kind == _PLANTED)] for source, each in studies.items()]
     return rows
 
@@ -127,8 +130,6 @@ def _rewards(each: Mapping[str, float], best: Mapping[str, Any] | None) -> str:
         f"untrained {each['untrained_reward']:.2f}; trained {each['reward']:.2f} at KL {each['kl']:.1f} nats; "
         f"best-of-N at equal KL {gain}; best-of-64 {_best_of(each):.2f}"
     )
-    if "optimum" in each:
-        said += f"; best sentence {each['optimum']:.2f}: {percent(each['reward'] / each['optimum'])} of it"
     if best is None:
         return said
     possible, chosen = (_at_kl(each["kl"], best[name]) for name in ("frontier", "best_of"))

@@ -42,10 +42,17 @@ class Case:
     compiles: tuple[str, ...] = ("reference",)
     # Other PyTorch functions for the same work, each with its arguments.
     peers: dict[str, tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=dict)
+    # What it must equal, if this is not the op of that name in the reference.
+    wanted: Callable[..., object] | None = None
     # The kernel with each cut worth measuring; the fastest right one is the row's. Without any, the op itself is.
     cuts: dict[str, Callable[..., object]] = field(default_factory=dict)
     # The cut that the engine uses on this GPU; None if PyTorch computes the op.
     used: str | None = ""
+
+    @property
+    def exact(self) -> Callable[..., object]:
+        """The reference's function."""
+        return self.wanted or getattr(reference, self.op)
 
     @property
     def ways(self) -> dict[str, Callable[..., object]]:
@@ -116,6 +123,7 @@ def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
         *_attention(batch, draw),
         Case("add_layer_norm", "add_layer_norm", (x, added, weight, weight, 1e-5), 8 * rows * size.width, 0),
         Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
+        *_residual_sums(batch, x, draw),
         *_linear_maps(batch, x, draw),
     ]
     found = [replace(case, name=case.name + ("" if dtype == BF16 else ", fp16"), dtype=dtype) for case in of_the_pass]
@@ -176,6 +184,42 @@ def _shapes(batch: int, draw: Callable[..., Tensor]) -> list[Case]:
         case = _rows(f"heads, {name}", draw(images, tokens, 3 * heads * head_dim), heads)
         # Each takes seconds to compile.
         found.append(replace(case, compiles=()))
+    return found
+
+
+def sum_apart(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
+    """`x + y Wᵀ` and its norm, as a pass computes them: the norm adds the product, which was written for it."""
+    ops = reference if x.dtype == torch.float64 else fused
+    rows, normed, _, _ = ops.add_layer_norm(x, ops.linear(y, weight, None), norm_weight, norm_weight, 1e-5)
+    return [rows, normed]
+
+
+def sum_in_product(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
+    """The same in place: cuBLAS adds `x` in its epilogue, so that the norm reads one tensor and writes one."""
+    x.view(-1, x.shape[-1]).addmm_(y.view(-1, y.shape[-1]), weight.t())
+    return [x, fused.layer_norm(x, norm_weight, norm_weight, 1e-5)]
+
+
+def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
+    """The sums after attention and after the MLP, in the product's epilogue beside today's: 6 bytes a number, not 8."""
+    size, found = gpu.SIZES, []
+    rows, width = batch * size.tokens, size.width
+    for name, inner in (("attention", width), ("MLP", 4 * width)):
+        weight = draw(width, inner) / inner**0.5
+        arguments = (x.clone(), draw(batch, size.tokens, inner), weight, draw(width))
+        found.append(
+            Case(
+                f"residual sum in the product, {name}",
+                "linear",
+                arguments,
+                2 * (rows * (inner + 4 * width) + weight.numel()),
+                2 * rows * inner * width,
+                wanted=sum_apart,
+                compiles=(),
+                cuts={"cuBLAS": sum_in_product},
+                used=None,
+            )
+        )
     return found
 
 

@@ -164,15 +164,19 @@ def drawn_from(
         found["rewards"] += known.rewards[kept].tolist()
         found["class_of"] += [row["class_number"]] * len(kept)
         found["question_of"] += [row["question_number"]] * len(kept)
-    arrays: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
+    fields: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
     # The rest is not known, and no study needs it.
-    unknown: dict[str, Any] = {name: np.zeros(len(texts), bool) for name in ("greedy", "cut", "ended")}
-    unknown["log_ratios"] = np.zeros(len(texts), np.float32)
-    classes, questions = reward.classes, tuple(str(each) for each in range(len(rows)))
+    fields |= {name: np.zeros(len(texts), bool) for name in ("greedy", "cut", "ended")}
+    fields |= {"log_ratios": np.zeros(len(texts), np.float32), "texts": tuple(texts)}
     return Descriptions(
-        *("optimum", "", None, reward.target, classes.names, classes.source, questions, tuple(texts)),
-        **arrays,
-        **unknown,
+        run="optimum",
+        model="",
+        adapter_sha256=None,
+        target=reward.target,
+        classes=reward.classes.names,
+        classes_from=reward.classes.source,
+        questions=tuple(str(each) for each in range(len(rows))),
+        **fields,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import (
     bench_ablation,
+    bench_contrast,
     bench_decode,
     bench_dense,
     bench_describe_truth,
@@ -68,6 +69,7 @@ MODULES = (
     bench_feature_truth,
     bench_feature_uses,
     bench_describe_truth,
+    bench_contrast,
     bench_pipeline,
     bench_memory,
     bench_store_io,

@@ -28,10 +28,12 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
 # Object stores in which a store may be, by the scheme of their URLs.
 STORE_SCHEMES = ("s3", "r2", "gs", "az")
+# More layers than any model has.
+_MOST_LAYERS = 1000
 # The value of a count that is chosen later; of the others it is None.
 _UNSET = {"batch_size": AUTO}
 # The largest value of each count. No machine needs more, and larger values overflow elsewhere.
-_MOST = {
+MOST = {
     "image_size": 1 << 14,
     "batch_size": 1 << 20,
     "workers": 1 << 12,
@@ -154,7 +156,9 @@ class PrecomputeSettings:
             raise SettingsError(f"--precision {self.precision} is unknown; choose from {', '.join(PRECISIONS)}")
         if self.decode not in DECODERS:
             raise SettingsError(f"--decode {self.decode} is unknown; choose from {', '.join(DECODERS)}")
-        for name, most in _MOST.items():
+        # The number of the model's layers is not known yet.
+        parse_layers(self.layers, _MOST_LAYERS)
+        for name, most in MOST.items():
             value = getattr(self, name)
             if value == _UNSET.get(name):
                 continue

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headspan_kernels import reference, switches
+from headspan_kernels.mean_of_rows import pool_patches
 from headspan_kernels.pooled import LOG2_E, compute_row, padded, patch_strides, patches_buffer, too_large
 from headspan_kernels.reference import Emitted
 from headspan_kernels.switches import Blocks
@@ -45,17 +46,21 @@ def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Bloc
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.
         return (Blocks(32, 32, 4, 1),)
+    streamed: tuple[Blocks, ...]
+    kept: tuple[Blocks, ...]
     if head_dim <= 64:
         # Blocks of 64 by 64 need about 130 registers per thread; limited to 128, they spill under some Tritons.
         streamed = (Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(128, 32, 4, 3))
-        # With 128 registers, 16 warps fit a multiprocessor.
-        kept = (Blocks(128, 64, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 128, 8, 1, True))
+        # With 128 registers, 16 warps fit a multiprocessor; tiles of 64 keys would then spill under Triton 3.6.
+        kept = (Blocks(128, 32, 8, 1, True, 128), Blocks(64, 64, 4, 1, True, 168), Blocks(128, 64, 8, 1, True))
     else:
-        streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 64, 4, 2))
+        streamed = (Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 3), Blocks(128, 32, 8, 2))
         kept = (Blocks(128, 64, 8, 1, True),)
+    # One block has all of a few rows, and a program of many keys does not share its multiprocessor.
     if tokens <= 64:
-        # One block has all rows.
         kept = tuple(cut for cut in kept if cut.rows == 64)
+    elif tokens > 320:
+        kept = kept[-1:]
     return (*streamed, *(cut for cut in kept if tokens and fits(cut, tokens, head_dim)))
 
 
@@ -309,62 +314,3 @@ def _step(
     fade = tl.exp2(top - higher)
     sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None], input_precision="tf32x3")
     return sums, higher, total * fade + tl.sum(weights, axis=1)
-
-
-@triton.jit(do_not_specialize=["tokens", "heads"])
-@no_type_check
-def pool_patches(
-    qkv,
-    log_sums,
-    pooling,
-    patches,
-    tokens,
-    heads,
-    qkv_image,
-    qkv_token,
-    pooling_image,
-    patches_image,
-    patches_head,
-    patches_token,
-    HEAD_DIM: tl.constexpr,
-    PADDED: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-):
-    """`Σ_n pooling[n] α[n,m] v[m]` of a block of keys m, over all rows n."""
-    key_blocks = tl.cdiv(tokens, BLOCK_KEYS)
-    pair, block = tl.program_id(0) // key_blocks, tl.program_id(0) % key_blocks
-    image, head = (pair // heads).to(tl.int64), pair % heads
-    width = heads * HEAD_DIM
-    query = qkv + image * qkv_image + head * HEAD_DIM
-    keys = block * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
-    columns = tl.arange(0, PADDED)
-    within = (columns < HEAD_DIM)[None, :] & (keys < tokens)[:, None]
-    places = keys[:, None] * qkv_token + columns[None, :]
-    # [BLOCK_KEYS, PADDED]
-    k = tl.load(query + width + places, mask=within, other=0.0)
-    scale: tl.constexpr = LOG2_E * HEAD_DIM**-0.5
-    seen = tl.zeros([BLOCK_KEYS], tl.float32)
-    for start in range(0, tokens, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        # [BLOCK_ROWS, PADDED]
-        q = tl.load(
-            query + rows[:, None] * qkv_token + columns[None, :],
-            mask=(columns < HEAD_DIM)[None, :] & (rows < tokens)[:, None],
-            other=0.0,
-        )
-        log_sum = tl.load(log_sums + pair.to(tl.int64) * tokens + rows, mask=rows < tokens, other=0.0)
-        row_weights = tl.load(pooling + image * pooling_image + rows, mask=rows < tokens, other=0.0)
-        # [BLOCK_ROWS, BLOCK_KEYS]; scores of rows past the end are 0, and so is their weight.
-        weights = tl.exp2(tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale - log_sum[:, None])
-        seen += tl.sum(row_weights[:, None] * weights, axis=0)
-    v = tl.load(query + 2 * width + places, mask=within, other=0.0).to(tl.float32)
-    tl.store(
-        patches
-        + image * patches_image
-        + head.to(tl.int64) * patches_head
-        + keys[:, None] * patches_token
-        + columns[None, :],
-        (seen[:, None] * v).to(patches.dtype.element_ty),
-        mask=within,
-    )

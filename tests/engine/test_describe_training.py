@@ -587,11 +587,11 @@ def test_the_command_trains_and_prints_figures(
     for wrong, text in (
         (["--classes", "circle,hexagon"], "class 'hexagon' has no images; the classes with images are circle, square"),
         (["--task", "imagenet"], "--task and --class-key both say which classes images have; give one of them"),
-        (["--head", "L5.H9"], "--head L5.H9: is not a head of this result"),
+        (["--head", "L5.H9"], "--head L5.H9: there is no such head"),
         (["--label-run", "a"], "--label-run a: says which labels --label is about; give --label too"),
-        (["--beta", "-1"], "beta is -1.0, but must be 0 or more"),
+        (["--beta", "-1"], "--beta -1 is out of range; give one from 0"),
         (["--plot", "a.gif"], "a.gif: plots are written as .png, .svg, .pdf; name a file with such an ending"),
-        (["--samples", "-1"], "samples is -1, but must be 0 or more"),
+        (["--samples", "-1"], "--samples -1 is too small; give at least 0"),
     ):
         assert main(["describe", "train", *given, *wrong, "--out", str(tmp_path / "w")]) == 2
         assert text in capsys.readouterr().err

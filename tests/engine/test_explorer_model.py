@@ -342,7 +342,7 @@ def test_a_port_that_is_in_use_is_refused_if_it_was_named(toy_run: ToyRun, capsy
     [
         (["{folder}"], "is not a headspan store"),
         (["{store}", "{store}"], "is named twice"),
-        (["{store}", "--port", "70000"], "port 70000 is out of range"),
+        (["{store}", "--port", "70000"], "--port 70000 is too large; give at most 65,535"),
         (["{store}", "--weights", "a", "b"], "2 places of weights for 1 store"),
         (["{store}", "--shards", "{shard}"], "shard"),
         (["{store}", "--host", "nowhere.invalid"], "cannot be listened on"),

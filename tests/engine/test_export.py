@@ -305,4 +305,4 @@ def test_the_command_exports_and_refuses(toy_run: ToyRun, tmp_path: Path, capsys
     assert main(["export", store, "--to", to, "--overwrite", "--include-failed", "--layers", "last1"]) == 0
     assert pq.read_metadata(to).num_rows == 70
     assert main(["export", store, "--to", to, "--overwrite", "--head", "L9.H1"]) == 2
-    assert "--head L9.H1: is not a head of this result" in capsys.readouterr().err
+    assert "--head L9.H1: there is no such head" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_heads_that_are_named_are_the_only_ones_printed_and_exported(
         for wrong in ("L3.H0", "L0.H3", "2.1", "L-1.H0", "L٢.H0", ""):
             assert main([*command, "--head", wrong]) == 2
             assert capsys.readouterr().err.endswith(
-                f"headspan: --head {wrong}: is not a head of this result; write L0.H0, for example, with layers 0-2 "
+                f"headspan: --head {wrong}: there is no such head; write L0.H0, for example, with layers 0-2 "
                 "and heads 0 to 2\n"
             )
     # A head that is not described cannot be shown.

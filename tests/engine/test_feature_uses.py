@@ -495,7 +495,7 @@ def test_use_pages_explain_themselves_and_refuse_contradictions(capsys: pytest.C
         (["edit", "x.zarr", "--donor", "3"], "--donor goes with --image"),
         (["edit", "x.zarr"], "many pairs are judged by factors"),
         (["attack", "x.zarr", "--epsilon", "2,x"], "--epsilon x: give levels of 255"),
-        (["bias", "x.zarr", "--draws", "-1"], "--draws -1: give a number from 0"),
+        (["bias", "x.zarr", "--draws", "-1"], "--draws -1 is too small; give at least 0"),
     ):
         assert main(["features", "use", *flags]) == 2
         assert message in capsys.readouterr().err

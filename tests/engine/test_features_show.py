@@ -109,7 +109,7 @@ def test_texts_name_the_features_and_the_names_stay(
     ("flags", "message"),
     [
         (["--feature", "17"], "feature 17: hand has features 0 to 16; name one of them"),
-        (["--count", "-1"], "--count -1: give how many features to list, or 0 for all"),
+        (["--count", "-1"], "--count -1 is too small; give at least 0"),
         (["--coherence", "0.3"], "--names, --coherence and --overwrite are about new names; give --texts with a pool"),
         (["--run", "other"], "holds no features run 'other' (has hand); run headspan features score --run other"),
         (["--class", "undecided", "--out", "x.png"], "--out: no feature is listed, so there is no picture to write"),

@@ -251,7 +251,7 @@ def test_paid_labels_and_votes_are_replaced_only_on_request(
         (["ccs", "--base-url", "http://x"], "--base-url has no effect without a language model; name one with --judge"),
         (["ccs", "--judge", "a", "--dry-run"], "no head has a label yet; run headspan label"),
         (["label", "--llm", "m", "--price", "cheap"], "--price cheap: write dollars per million tokens"),
-        (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is below zero"),
+        (["label", "--llm", "m", "--max-tokens", "-1"], "--max-tokens -1 is too small; give at least 0"),
         (["label", "--llm", "m", "--answer-tokens", "0"], "--answer-tokens 0 is too small"),
         (["label", "--llm", "m", "--parallel", "0"], "--parallel 0 is too small"),
         (["label", "--llm", "m", "--base-url", "there"], "the base URL is not an http or https address"),
@@ -282,7 +282,7 @@ def test_unknown_models_and_heads_are_named(path: str, chat: ChatServer, capsys:
     run(capsys, "label", path, "--llm", "m")
     run(capsys, "ccs", path, "--judge", "even")
     for head in ("L0.H9", "L5.H0", "0.1"):
-        assert f"--head {head}: is not a head of this result; write L0.H0, for example, with layers" in refused(
+        assert f"--head {head}: there is no such head; write L0.H0, for example, with layers" in refused(
             capsys, "votes", path, "--head", head
         )
 

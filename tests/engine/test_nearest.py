@@ -157,14 +157,16 @@ def test_the_command_prints_keys_scores_and_captions(
     wanted = nearest_to_image(store, 4, [(1, 2), (0, 1)], 3)
     out, _ = run(capsys, "nearest", str(labelled), "--image", "4", "--head", "L1.H2", "--head", "L0.H1", "--count", "3")
     lines = out.splitlines()
-    assert lines[0] == "through L0.H1 L1.H2"
-    assert [line.split()[:3] for line in lines[2:5]] == [
+    sample = store.samples([4], ["key", "caption"]).to_pylist()[0]
+    assert lines[0] == f"query: {sample['key']}" + (f": {sample['caption']}" if sample["caption"] else "")
+    assert lines[1] == "through L0.H1 L1.H2"
+    assert [line.split()[:3] for line in lines[3:]] == [
         [str(rank), str(image), key]
         for rank, (image, key) in enumerate(zip(wanted.images, wanted.keys, strict=True), 1)
     ]
-    assert f"{wanted.scores[0]:.4g}" in lines[2]
-    captions = [f"{key}: {caption}" for key, caption in zip(wanted.keys, wanted.captions, strict=True) if caption]
-    assert lines[5:] == captions
+    assert f"{wanted.scores[0]:.4g}" in lines[3]
+    shown = [line[lines[2].index("caption") :] for line in lines[3:]]
+    assert shown == [caption or "-" for caption in wanted.captions]
 
     out, _ = run(capsys, "nearest", str(labelled), "--text", "a cat", "--count", "3", "--csv", "-")
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -183,9 +185,9 @@ def test_the_command_shows_a_property_beside_the_embedding_and_random_heads(
     )
     wanted = property_neighbours(store, 4, "places", 4, 5, draws=2)
     lines = out.splitlines()
-    assert lines[:2] == ["property: L0.H0 L0.H2 L1.H0", "embedding: the whole embedding"]
-    assert [line.split(":")[0] for line in lines[2:4]] == ["random 1", "random 2"]
-    assert lines[4].split() == [
+    assert lines[1:3] == ["property: L0.H0 L0.H2 L1.H0", "embedding: the whole embedding"]
+    assert [line.split(":")[0] for line in lines[3:5]] == ["random 1", "random 2"]
+    assert lines[5].split() == [
         "property",
         "score",
         "embedding",
@@ -197,7 +199,7 @@ def test_the_command_shows_a_property_beside_the_embedding_and_random_heads(
         "2",
         "score",
     ]
-    first = lines[5].split()
+    first = lines[6].split()
     assert first[1::2] == [each.neighbours.keys[0] for each in wanted.columns]
     assert pq.read_table(table)["key"].to_pylist() == list(wanted._columns()["key"])
     assert "picture written to" in err
@@ -218,7 +220,7 @@ def test_pictures_of_a_shard_that_is_gone_are_said_and_the_rest_is_answered(
     shards[0].unlink()
     capsys.readouterr()
     out, err = run(capsys, "nearest", str(store), "--image", "40", "--count", "66", "--out", str(strip))
-    assert out.splitlines()[67].split()[0] == "66"
+    assert out.splitlines()[68].split()[0] == "66"
     notes = [line for line in err.splitlines() if "cannot be shown" in line]
     assert len(notes) == 1
     assert "30 of 67 pictures cannot be shown, but neighbours are complete: 1 of 3 shards was not found: " in notes[0]
@@ -231,11 +233,11 @@ def test_pictures_of_a_shard_that_is_gone_are_said_and_the_rest_is_answered(
     [
         ((), "nearest needs a query: give either --image or --text"),
         (("--image", "1", "--text", "a cat"), "nearest needs a query: give either --image or --text"),
-        (("--image", "1", "--head", "L9.H0"), "--head L9.H0: is not a head"),
+        (("--image", "1", "--head", "L9.H0"), "--head L9.H0: there is no such head"),
         (("--image", "1", "--label", "dogs"), "no head has the label 'dogs'"),
         (("--image", "no such"), "--image no such: is neither an index"),
-        (("--image", "1", "--count", "0"), "--count 0: ask for at least one neighbour"),
-        (("--image", "1", "--draws", "-1"), "neither may be negative"),
+        (("--image", "1", "--count", "0"), "--count 0 is too small; give at least 1"),
+        (("--image", "1", "--draws", "-1"), "--draws -1 is too small; give at least 0"),
         (("--image", "1", "--out", "/dev/null/a.png"), "the picture cannot be written there"),
     ],
 )

@@ -19,6 +19,7 @@ from headspan.io import object_store, ranged, staged_upload
 from headspan.io.buckets import client, endpoint
 from headspan.io.locations import StoreURL
 from headspan.io.object_store import ObjectStorage
+from headspan.io.staged_upload import SENT_AT_ONCE
 from headspan.io.storage import StagedObject, Storage, named
 from headspan.member_names import MemberNames
 from headspan.run.plan_ahead import begun_plan
@@ -206,6 +207,31 @@ def test_memory_of_parts_is_used_again_only_after_they_are_sent(
         staged.finish()
     assert server.keys("run.zarr/records/staged/") == {f"{one.token}/a": data, f"{one.token}/b": data[::-1]}
     assert len({id(part) for part in free}) <= 4
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_writer_waits_for_a_slow_server_so_that_only_some_parts_of_a_shard_are_in_memory(server: Server) -> None:
+    arrives, written, count = threading.Event(), threading.Semaphore(0), 20
+    server.faults.fault = lambda request: arrives if request.kind == "part" else None
+    data = np.random.default_rng(0).bytes(count * PART)
+
+    def write() -> None:
+        with storage().stage("a") as staged:
+            for start in range(0, len(data), PART):
+                staged.write(data[start : start + PART])
+                written.release()
+            staged.finish()
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(write)
+        taken = 0
+        while written.acquire(timeout=60.0 if taken < SENT_AT_ONCE else 1.0):
+            taken += 1
+        arrives.set()
+        done.result()
+    # Those that are on their way, the one that waits for its turn, and the one that is being filled.
+    assert SENT_AT_ONCE <= taken <= SENT_AT_ONCE + 2
+    assert [*server.keys("run.zarr/").values()] == [data]
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -114,8 +114,8 @@ def test_heads_are_named_one_by_one_or_by_their_label(labelled: hs.Store) -> Non
     [
         (("--head", "L0.H0", "--label", "places"), "--head and --label both choose heads; give one of them"),
         (("--run", "hand"), "--run hand: says which labels --label is about; give --label too"),
-        (("--head", "L9.H0"), "--head L9.H0: is not a head of this result"),
-        (("--head", "22,13"), "--head 22,13: is not a head of this result"),
+        (("--head", "L9.H0"), "--head L9.H0: there is no such head"),
+        (("--head", "22,13"), "--head 22,13: there is no such head"),
     ],
 )
 def test_contradicting_flags_are_refused(labelled: hs.Store, words: tuple[str, ...], why: str) -> None:

@@ -396,7 +396,7 @@ def test_addresses_and_numbers_that_are_not_possible_are_refused(capsys: pytest.
         (["--ray", "data/0.tar"], "is not the address of a cluster; write HOST:PORT, auto or local, or put --ray"),
         (["--ray", "head:99999"], "is not the address of a cluster"),
         (["--ray", "ray://head:10001"], "is the address of a Ray client server; run the command on a node of the"),
-        (["--ray", "auto", "--ray-cpus", "0"], "--ray-cpus 0 is not possible; give a whole number from 1 to 65,536"),
+        (["--ray", "auto", "--ray-cpus", "0"], "--ray-cpus 0 is too small; give at least 1"),
         (["--ray-workers", "2"], "--ray-workers is for runs on a Ray cluster; add --ray, or leave it out"),
     ):
         assert main(["precompute", "a.tar", "--out", "s.zarr", *given]) == 2

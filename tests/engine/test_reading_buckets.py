@@ -127,6 +127,7 @@ COMMANDS = (
     "info STORE",
     "info STORE --heads",
     "info STORE --bad",
+    "info STORE --watch",
     "runs STORE",
     "verify STORE",
     "nearest STORE --image 3",

@@ -331,8 +331,9 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
     command = ["segment", str(read_only), "--image", "4", "--image", str(photo), "--text", "a cat", "--text", "red"]
     assert main([*command, "--head", "L1.H2", "--out", out[0], "--csv", out[1], "--parquet", out[2]]) == 0
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 4
-    assert printed.out.splitlines()[3].startswith("photo.png, “red”: patches sum to ")
+    assert printed.out.splitlines()[0] == "through L1.H2"
+    assert len(printed.out.splitlines()) == 5
+    assert printed.out.splitlines()[4].startswith("photo.png, “red”: patches sum to ")
     assert f"picture written to {out[0]}" in printed.err
     with Image.open(out[0]) as image:
         assert image.format == "PNG"
@@ -351,13 +352,13 @@ def test_the_commands_write_pictures_and_tables_of_a_read_only_store(
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["--image", "4", "--head", "L9.H0"], "--head L9.H0: is not a head of this result"),
+        (["--image", "4", "--head", "L9.H0"], "--head L9.H0: there is no such head"),
         (["--image", "4", "--label", "dogs"], "holds no labels; run headspan textspan and headspan label"),
         (["--image", "no-such-file"], "--image no-such-file: is neither an index"),
         (["--image", os.devnull], "neither an index"),
         (["--image", __file__], "is no image that headspan can use"),
         (["--image", "4", "--out", f"{__file__}/map.png"], "the picture cannot be written there"),
-        (["--image", "4", "--opacity", "2"], "opacity 2.0: give"),
+        (["--image", "4", "--opacity", "2"], "--opacity 2 is out of range; give one above 0 and up to 1"),
         (["--image", "4", "--image", __file__], "is no image that headspan can use"),
     ],
 )

@@ -300,7 +300,7 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
     [
         ("spurious", 1, ["--cue", "a", "--core", "b"], "has metric accuracy; spurious needs one of metric worst_group"),
         ("spurious", 0, ["--cue", ",", "--core", "b"], "there are no spurious words"),
-        ("spurious", 0, ["--cue", "a", "--core", "b", "--samples", "0"], "--samples 0: give a number from 1"),
+        ("spurious", 0, ["--cue", "a", "--core", "b", "--samples", "0"], "--samples 0 is too small; give at least 1"),
         ("spurious", 0, ["--cue", "a", "--core", "b", "--held-out", "x=1"], "no image has x=1 in its metadata"),
         ("concepts", 0, [], "has metric worst_group; concepts needs one of metric accuracy"),
         ("concepts", 1, [], "no concept has heads ("),
@@ -313,7 +313,7 @@ def test_the_command_concepts_prints_and_exports_what_each_concept_loses(
         ("concepts", 1, ["--heads", "L4.H2"], "write a concept of the task"),
         ("concepts", 1, ["--heads", "round=L9.H2"], "L9.H2: is not a head of the store"),
         ("concepts", 1, ["--shards", "x.tar"], "--shards is for the total effect; give --mode total too"),
-        ("concepts", 1, ["--draws", "-1"], "--draws -1: give a number from 0"),
+        ("concepts", 1, ["--draws", "-1"], "--draws -1 is too small; give at least 0"),
     ],
 )
 def test_commands_refuse_what_has_no_answer_in_one_sentence(

@@ -6,18 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import headspan as hs
+from headspan.io.local import LocalStorage
 from headspan.model import text as text_encoding
 from headspan.model.load import load_stored_model
 from headspan.run.image_encoder import forget_models
 from headspan.store import results
 from headspan.texts import vectors as text_vectors_module
-from headspan.texts.stored import find_vectors, keep_vectors, stored_pool
+from headspan.texts.stored import EmbeddedPool, find_vectors, keep_vectors, largest_pool, stored_pool
 from headspan.texts.user_cache import cache_file, cache_vectors, find_cached
 from headspan.texts.vectors import embed_pool, forget_vectors, text_vectors
 from tests.conftest import relative_files
@@ -102,6 +104,38 @@ def test_kept_vectors_are_found_under_any_name_and_need_no_model(
     assert found is not None
     assert found.text_sha256 == store.attributes["text_sha256"]
     assert find_vectors(store, hs.read_pool(TEXTS[1:])) is None
+
+
+def test_one_query_lists_the_kept_pools_once_however_many_there_are(
+    toy_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = hs.open(toy_copy)
+    joint = np.eye(store.joint, dtype=np.float32)
+    for number, texts in enumerate((2, 4, 3)):
+        pool = hs.Pool(f"pool{number}", tuple(f"text {number}.{text}" for text in range(texts)))
+        keep_vectors(store, EmbeddedPool(pool, joint[number : number + texts], store.attributes["text_sha256"]))
+    listed = []
+    plain = LocalStorage.list
+
+    def counted(storage: LocalStorage, folder: str = "") -> Iterator[str]:
+        listed.append(folder)
+        return plain(storage, folder)
+
+    monkeypatch.setattr(LocalStorage, "list", counted)
+    found = find_vectors(store, hs.read_pool(["text 0.0", "text 0.1"]))
+    assert found is not None
+    assert found.pool.name == "pool0"
+    np.testing.assert_array_equal(found.vectors, joint[:2])
+    assert listed == ["texts"]
+    assert find_vectors(store, hs.read_pool(["missing"])) is None
+    assert listed == ["texts"] * 2
+    largest = largest_pool(store)
+    assert largest is not None
+    assert largest.name == "pool1"
+    assert listed == ["texts"] * 3
+    listed.clear()
+    hs.explore.head_pursuit(store, ["text 2.0", "text 2.1", "text 2.2"], 1, draws=0)
+    assert listed.count("texts") == 1
 
 
 def test_vectors_are_kept_once_and_a_second_pool_of_the_same_name_gets_its_own(toy_copy: Path) -> None:

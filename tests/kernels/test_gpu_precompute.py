@@ -35,7 +35,12 @@ def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tupl
     monkeypatch.setattr(gpu_precompute, "MODELS", (gpu_precompute.Model("reference", None, 5, 7, 3, 4),))
     monkeypatch.setattr(gpu_precompute, "photo_likes", lambda _: [pictures.photo_like(random, 50, 37)] * 3)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
-    for name, value in (("DEVICE", "cpu"), ("milliseconds", once), ("_make_importable", lambda: None)):
+    for name, value in (
+        ("DEVICE", "cpu"),
+        ("milliseconds", once),
+        ("replayed", once),
+        ("_make_importable", lambda: None),
+    ):
         monkeypatch.setattr(gpu, name, value)
     for name in ("copy_rate", "matmul_rate", "float64_rate"):
         monkeypatch.setattr(gpu, name, lambda: 1.0)
@@ -65,7 +70,11 @@ def test_precompute_is_measured_at_toy_size(answer: Callable[[], tuple[int, dict
     for name in (
         "tower, fp16",
         "tower, bf16",
-        *(f"tower with moments and transfer, {kind}" for kind in ("fp16", "bf16")),
+        *(
+            f"tower {how}, {kind}"
+            for how in ("as a CUDA graph", "with moments and transfer")
+            for kind in ("fp16", "bf16")
+        ),
     ):
         assert rows[name]["images_a_second"] > 0
     for name, images in (("defaults", 7), ("decode fast", 7), ("patches", 7)):
@@ -97,7 +106,7 @@ def test_rows_that_would_start_too_late_are_left_out_and_named(
     monkeypatch.setattr(gpu_precompute, "precomputed", lambda values: {})
     _, line = answer()
     assert line["models"] == {"reference": {}}
-    assert len(line["left_out"]) == 10
+    assert len(line["left_out"]) == 12
     assert line["left_out"][0] == "reference, tower, fp16"
     assert line["marks"] == []
 

@@ -10,6 +10,7 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.magnitudes import variance_in_words
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.selection_flags import selected, selection_flags
@@ -60,11 +61,11 @@ def add_textspan(section: Section) -> None:
         "text<TAB>concept per line (default: general)",
     )
     texts.add_argument(
-        "--texts-per-head", type=int, metavar="N", default=60, help="texts for each head (default: %(default)s)"
+        "--texts-per-head", type=FROM_1, metavar="N", default=60, help="texts for each head (default: %(default)s)"
     )
     texts.add_argument(
         "--rank",
-        type=int,
+        type=FROM_1,
         metavar="N",
         default=80,
         help="principal directions of a head's contributions in which texts are compared (default: %(default)s)",
@@ -74,7 +75,7 @@ def add_textspan(section: Section) -> None:
     chance = command.add_argument_group("chance")
     chance.add_argument(
         "--draws",
-        type=int,
+        type=FROM_0,
         metavar="N",
         default=DRAWS,
         help="how often the pool is rotated at random, which takes its meaning, to see what chance explains; 0 draws "
@@ -86,7 +87,9 @@ def add_textspan(section: Section) -> None:
         help="a store of the same images from the same architecture with random weights (precompute --pretrained "
         "random:0), whose heads are described too, to compare with",
     )
-    chance.add_argument("--seed", type=int, metavar="N", default=SEED, help="seed of the draws (default: %(default)s)")
+    chance.add_argument(
+        "--seed", type=FROM_0, metavar="N", default=SEED, help="seed of the draws (default: %(default)s)"
+    )
     result = command.add_argument_group("result")
     run_flag(result)
     overwrite_flag(result, "labels and scores")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from headspan.cli.chance_flags import chance_flags, check_chance
+from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.progress import ProgressPrinter
@@ -65,7 +65,6 @@ def add_concepts(section: Section) -> None:
 
 def _concepts(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    check_chance(flags)
     if flags.mode == "direct" and flags.shards:
         raise SettingsError("--shards is for the total effect; give --mode total too")
     store, task = Store(flags.store), read_task(flags.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headspan.cli.numbers import ABOVE_ZERO, FROM_0, FROM_1
 from headspan.cli.query_flags import chosen_heads_of, heads_flags
 from headspan.cli.shared_flags import Flags, comma_separated
 from headspan.describe.asked.classes import DescribedClasses, described_classes
@@ -51,7 +52,9 @@ def classes_flags(flags: Flags) -> None:
 
 def questions_flag(flags: Flags, which: str) -> None:
     """`--questions`: fewer of the questions about a class."""
-    flags.add_argument("--questions", type=int, metavar="N", help=f"so many questions about a class (default: {which})")
+    flags.add_argument(
+        "--questions", type=FROM_1, metavar="N", help=f"so many questions about a class (default: {which})"
+    )
 
 
 def target_flags(flags: Flags) -> None:
@@ -60,14 +63,14 @@ def target_flags(flags: Flags) -> None:
     heads_flags(flags, "reward what fits", _RUN_FLAG)
     flags.add_argument(
         "--images",
-        type=int,
+        type=FROM_0,
         default=IMAGES,
         metavar="N",
         help=f"images of a class to average over; 0 for all (default: {IMAGES})",
     )
     flags.add_argument(
         "--scale",
-        type=float,
+        type=ABOVE_ZERO,
         metavar="X",
         help="factor of rewards; those of a single head are small beside beta (default: the model's logit scale)",
     )

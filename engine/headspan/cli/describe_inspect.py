@@ -19,6 +19,7 @@ from headspan.cli.llm_flags import (
     refuse_asking_flags,
     value_of,
 )
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.tables import print_table
@@ -67,10 +68,10 @@ def add_inspect(parser: Parser, text: str) -> None:
     people = command.add_argument_group("people's votes")
     people.add_argument("--write", metavar="CSV", help="write descriptions for a person to judge, and do nothing else")
     people.add_argument(
-        "--count", type=int, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
+        "--count", type=FROM_1, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
     )
     people.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="seed of the choice of texts, and of intervals (0)"
+        "--seed", type=FROM_0, metavar="N", default=0, help="seed of the choice of texts, and of intervals (0)"
     )
     export_flags(command)
 

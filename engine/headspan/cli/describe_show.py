@@ -12,6 +12,7 @@ from headspan.cli.commands import described
 from headspan.cli.describe_flags import runs_flags
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
@@ -40,15 +41,13 @@ def add_show(parser: Parser, text: str) -> None:
     runs_flags(command, "all")
     command.add_argument("--class", dest="name", metavar="NAME", help="show the descriptions of this class only")
     command.add_argument(
-        "--count", type=int, default=_COUNT, metavar="N", help=f"descriptions of a class; 0 for all ({_COUNT})"
+        "--count", type=FROM_0, default=_COUNT, metavar="N", help=f"descriptions of a class; 0 for all ({_COUNT})"
     )
     export_flags(command)
 
 
 def _show(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
-    if flags.count < 0:
-        raise SettingsError(f"--count {flags.count}: give a number of descriptions, or 0 for all")
     found = [each for path in flags.store for each in _runs(Store(path), flags.run_names)]
     if len(found) == 1:
         if not export(flags, found[0]):

@@ -16,6 +16,7 @@ from headspan.cli.describe_flags import (
     target_of,
 )
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import ABOVE_ZERO, FROM_0, FROM_1, ZERO_OR_MORE, Whole
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
@@ -56,48 +57,50 @@ def add_train(parser: Parser, text: str) -> None:
     how.add_argument("--method", choices=METHODS, default=RLOO, help=f"the method (default: {RLOO})")
     how.add_argument(
         "--beta",
-        type=float,
+        type=ZERO_OR_MORE,
         action="append",
         dest="betas",
         metavar="X",
         help=f"penalty for each nat; repeated, an adapter for each ({_DEFAULTS.beta:g})",
     )
-    how.add_argument("--steps", type=int, default=_DEFAULTS.steps, metavar="N", help=f"steps ({_DEFAULTS.steps:,})")
+    how.add_argument("--steps", type=FROM_1, default=_DEFAULTS.steps, metavar="N", help=f"steps ({_DEFAULTS.steps:,})")
     how.add_argument(
         "--batch-size",
-        type=int,
+        type=FROM_1,
         default=_DEFAULTS.batch,
         metavar="N",
         help=f"descriptions in a step ({_DEFAULTS.batch})",
     )
     how.add_argument(
         "--generations",
-        type=int,
+        type=Whole(2),
         default=_DEFAULTS.generations,
         metavar="N",
         help=f"descriptions of the same prompt in a step ({_DEFAULTS.generations})",
     )
     how.add_argument(
-        "--mini-batch", type=int, metavar="N", help="descriptions in one pass; fewer need less memory (default: all)"
+        "--mini-batch", type=FROM_1, metavar="N", help="descriptions in one pass; fewer need less memory (default: all)"
     )
     how.add_argument(
         "--tokens",
-        type=int,
+        type=FROM_1,
         default=_DEFAULTS.tokens,
         metavar="N",
         help=f"tokens of a description ({_DEFAULTS.tokens})",
     )
-    how.add_argument("--lr", type=float, default=_DEFAULTS.lr, metavar="RATE", help=f"learning rate ({_DEFAULTS.lr:g})")
+    how.add_argument(
+        "--lr", type=ABOVE_ZERO, default=_DEFAULTS.lr, metavar="RATE", help=f"learning rate ({_DEFAULTS.lr:g})"
+    )
     how.add_argument(
         "--seed",
-        type=int,
+        type=FROM_0,
         action="append",
         dest="seeds",
         metavar="N",
         help="seed of the adapter, order and sampling; repeated, an adapter for each (0)",
     )
     how.add_argument(
-        "--samples", type=int, default=256, metavar="N", help="descriptions to measure a model by; 0 for none (256)"
+        "--samples", type=FROM_0, default=256, metavar="N", help="descriptions to measure a model by; 0 for none (256)"
     )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     command.add_argument("--plot", metavar="FILE", help="draw reward and divergence into this .png, .svg or .pdf file")

@@ -16,6 +16,7 @@ from headspan.cli.describe_flags import (
 from headspan.cli.describe_show import print_descriptions
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import comma_separated, overwrite_flag, store_argument, weights_flag
@@ -47,20 +48,22 @@ def add_write(parser: Parser, text: str) -> None:
     how = command.add_argument_group("descriptions")
     questions_flag(how, f"those of the training, else {len(QUESTIONS)}")
     how.add_argument(
-        "--samples", type=int, default=16, metavar="N", help="sampled answers to each question about a class (16)"
+        "--samples", type=FROM_1, default=16, metavar="N", help="sampled answers to each question about a class (16)"
     )
     how.add_argument(
         "--best-of",
-        type=int,
+        type=FROM_0,
         default=BEST_OF,
         metavar="N",
         help=f"answers by the untrained model, to choose the best from; 0 leaves it out ({BEST_OF})",
     )
-    how.add_argument("--tokens", type=int, metavar="N", help="tokens of a description (that of the training, else 32)")
     how.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="descriptions that are written at the same time (64)"
+        "--tokens", type=FROM_1, metavar="N", help="tokens of a description (that of the training, else 32)"
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the samples (0)")
+    how.add_argument(
+        "--batch-size", type=FROM_1, default=64, metavar="N", help="descriptions that are written at the same time (64)"
+    )
+    how.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="seed of the samples (0)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     result = command.add_argument_group("result")
     result.add_argument(

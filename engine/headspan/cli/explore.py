@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from headspan.cli.commands import Section
+from headspan.cli.numbers import ZERO_OR_MORE, Whole
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import shards_flag
 from headspan.cli.terminal import OUT, say, tell
@@ -23,7 +24,9 @@ def add_explore(section: Section) -> None:
     )
     command.add_argument("stores", nargs="+", metavar="STORE", help="the stores, folders or s3://bucket/run.zarr")
     address = command.add_argument_group("address")
-    address.add_argument("--port", type=int, metavar="N", help="the port (default: the first free one from 8000)")
+    address.add_argument(
+        "--port", type=Whole(0, 65_535), metavar="N", help="the port (default: the first free one from 8000)"
+    )
     address.add_argument(
         "--host",
         default="127.0.0.1",
@@ -53,7 +56,7 @@ def add_explore(section: Section) -> None:
     buckets = command.add_argument_group("stores in buckets")
     buckets.add_argument(
         "--cache-gb",
-        type=float,
+        type=ZERO_OR_MORE,
         default=MOST_BYTES / 2**30,
         metavar="GB",
         help="how much of them is kept in the user's cache folder on disk, those parts that were used last "
@@ -70,9 +73,6 @@ def _explore(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
         raise SettingsError(
             f"explore needs the package {error.name}; install it with pip install 'headspan[explore]'"
         ) from error
-
-    if not flags.cache_gb >= 0:
-        raise SettingsError(f"--cache-gb {flags.cache_gb:g}: give gigabytes, 0 or more")
 
     def on_ready(address: str) -> None:
         if not is_local(flags.host):

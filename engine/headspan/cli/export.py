@@ -6,6 +6,7 @@ import argparse
 
 from headspan.cli.commands import Section
 from headspan.cli.head_flag import chosen_heads, head_flag
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import comma_separated, shards_flag, store_argument
@@ -59,7 +60,7 @@ def add_export(section: Section) -> None:
     atlas.add_argument("--no-pictures", action="store_true", help="leave the pictures out")
     atlas.add_argument(
         "--neighbours",
-        type=int,
+        type=FROM_0,
         metavar="N",
         help=f"nearest images of each image, 0 for none; compares every pair of images (default: {NEIGHBOURS}, or none "
         f"above {NEIGHBOURS_UP_TO:,} images)",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.tables import print_table
 from headspan.cli.terminal import say
@@ -27,7 +28,7 @@ def add_compare(parser: Parser, text: str) -> None:
     """Describe `features compare`, and add its flags."""
     command = described(parser, text, _compare, "headspan features compare run.features other.features", _DETAILS)
     command.add_argument("dictionaries", nargs="+", metavar="FOLDER", help="two or more dictionaries of one space")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random directions (0)")
+    command.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="seed of the random directions (0)")
     export_flags(command)
 
 

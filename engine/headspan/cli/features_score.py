@@ -10,6 +10,7 @@ import numpy as np
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.selection_flags import selected, selection_flags
@@ -58,7 +59,9 @@ def add_score(parser: Parser, text: str) -> None:
         metavar="FOLDER",
         help="where the vectors of captions are kept (default: the user's cache folder)",
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order of pairs and of drawing (0)")
+    how.add_argument(
+        "--seed", type=FROM_0, default=0, metavar="N", help="seed of the order of pairs and of drawing (0)"
+    )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     weights_flag(how)
     selection_flags(command)
@@ -154,8 +157,8 @@ def _print_histogram(scores: FeatureScores) -> None:
     for place in range(_BINS):
         low, high = place / _BINS, (place + 1) / _BINS
         bar = "#" * -(-int(own[place]) * _BAR // longest)
-        rows.append((f"{low:.1f} to {high:.1f}", f"{own[place]:,}", f"{null[place]:,}", bar.ljust(_BAR)))
-    print_table(rows)
+        rows.append((f"{low:.1f} to {high:.1f}", f"{own[place]:,}", f"{null[place]:,}", bar))
+    print_table(rows, words=1)
 
 
 def _print_null(scores: FeatureScores) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_0, FROM_1, ZERO_OR_MORE
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, refuse_picture, shards_flag, store_argument, weights_flag
@@ -44,7 +45,7 @@ def add_show(parser: Parser, text: str) -> None:
     which.add_argument(
         "--feature",
         action="append",
-        type=int,
+        type=FROM_0,
         metavar="N",
         dest="features",
         help="this feature, with its top images and captions; may be repeated",
@@ -62,19 +63,19 @@ def add_show(parser: Parser, text: str) -> None:
     )
     which.add_argument("--ascending", action="store_true", help="the smallest first")
     which.add_argument(
-        "--least-active", type=int, default=1, metavar="N", help="leave out features active in fewer pairs (1)"
+        "--least-active", type=FROM_0, default=1, metavar="N", help="leave out features active in fewer pairs (1)"
     )
-    which.add_argument("--count", type=int, default=20, metavar="N", help="how many features; 0 for all (20)")
+    which.add_argument("--count", type=FROM_0, default=20, metavar="N", help="how many features; 0 for all (20)")
     names = command.add_argument_group("names")
     names.add_argument(
         "--texts",
         metavar="POOL",
         help="name the features by the texts of this pool: general or world, which headspan includes, or a file",
     )
-    names.add_argument("--names", type=int, default=NAMES, metavar="N", help=f"texts for each feature ({NAMES})")
+    names.add_argument("--names", type=FROM_1, default=NAMES, metavar="N", help=f"texts for each feature ({NAMES})")
     names.add_argument(
         "--coherence",
-        type=float,
+        type=ZERO_OR_MORE,
         metavar="X",
         help="choose texts by coherent pursuit with this weight, such as 0.3, instead of the nearest ones",
     )
@@ -91,8 +92,6 @@ def _show(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     refuse_picture(flags.out)
     if flags.texts is None and (flags.coherence is not None or flags.overwrite or flags.names != NAMES):
         raise SettingsError("--names, --coherence and --overwrite are about new names; give --texts with a pool too")
-    if flags.count < 0:
-        raise SettingsError(f"--count {flags.count}: give how many features to list, or 0 for all")
     store = Store(flags.store)
     scores, unsaved = read_scores(store, flags.run_name), None
     table = _chosen(flags, scores)
@@ -186,12 +185,12 @@ def _print_list(table: FeatureTable) -> None:
             assert cosines is not None
             assert p is not None
             name = shortened(scores.names[feature][0], _NAME) if scores.names[feature] else "-"
-            row = (*row, _number(cosines[feature, 0]), f"{p[feature]:.2g}", name.ljust(_NAME))
+            row = (*row, _number(cosines[feature, 0]), f"{p[feature]:.2g}", name)
         rows.append(row)
     if len(rows) == 1:
         say("no feature is of that class and active in so many pairs")
         return
-    print_table(rows)
+    print_table(rows, words=1 if named else 0)
 
 
 def _print_feature(scores: FeatureScores, samples: TopSamples) -> None:

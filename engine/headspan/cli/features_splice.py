@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import ABOVE_ZERO, FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import store_argument, weights_flag
@@ -38,13 +38,13 @@ def add_splice(parser: Parser, text: str) -> None:
         help="the texts: general or world, which headspan includes, or a file (default: general)",
     )
     how.add_argument(
-        "--penalty", type=float, default=PENALTY, metavar="X", help=f"the larger, the fewer texts ({PENALTY})"
+        "--penalty", type=ABOVE_ZERO, default=PENALTY, metavar="X", help=f"the larger, the fewer texts ({PENALTY})"
     )
-    how.add_argument("--most", type=int, default=MOST, metavar="N", help=f"images, drawn at random ({MOST})")
+    how.add_argument("--most", type=FROM_1, default=MOST, metavar="N", help=f"images, drawn at random ({MOST})")
     how.add_argument(
-        "--count", type=int, default=_COUNT, metavar="N", help=f"texts that are listed; 0 for all ({_COUNT})"
+        "--count", type=FROM_0, default=_COUNT, metavar="N", help=f"texts that are listed; 0 for all ({_COUNT})"
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images and of chance (0)")
+    how.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="seed of the images and of chance (0)")
     weights_flag(how)
     selection_flags(command)
     export_flags(command)
@@ -52,7 +52,6 @@ def add_splice(parser: Parser, text: str) -> None:
 
 def _splice(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    check_counts(flags, {"most": 1, "count": 0, "seed": 0})
     store = Store(flags.store)
     images = selected(store, flags, progress)
     found = splice_images(
@@ -79,10 +78,11 @@ def _print(found: SplicedImages, count: int) -> None:
         [
             ("mean weight", "images", "text"),
             *(
-                (f"{weight:.4f}", percent(share), shortened(text, _TEXT).ljust(_TEXT))
+                (f"{weight:.4f}", percent(share), shortened(text, _TEXT))
                 for text, weight, share in rows[: count or None]
             ),
-        ]
+        ],
+        words=1,
     )
     print_table(
         [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headspan.cli.commands import described
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import ABOVE_ZERO, FROM_0, FROM_1, ZERO_OR_MORE
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import Flags, weights_flag
 from headspan.cli.terminal import say
@@ -47,9 +48,9 @@ def add_train(parser: Parser, text: str) -> None:
         help=f"one of {', '.join(LEARNERS)} (default: batch_topk)",
     )
     learner.add_argument(
-        "--features", type=int, metavar="N", help="size of the dictionary (default: 16 times the width)"
+        "--features", type=FROM_1, metavar="N", help="size of the dictionary (default: 16 times the width)"
     )
-    learner.add_argument("--k", type=int, metavar="N", help="active features of a vector (default: by learner)")
+    learner.add_argument("--k", type=FROM_1, metavar="N", help="active features of a vector (default: by learner)")
     learner.add_argument(
         "--set",
         action="append",
@@ -59,15 +60,17 @@ def add_train(parser: Parser, text: str) -> None:
         help="another setting of the learner, such as aux_k=256; may be repeated",
     )
     how = command.add_argument_group("training")
-    how.add_argument("--epochs", type=int, metavar="N", help="passes over the pairs (default: 5, at least 2,000 steps)")
-    how.add_argument("--steps", type=int, metavar="N", help="steps, instead of --epochs")
-    how.add_argument("--batch-size", type=int, metavar="N", help="pairs in a step (default: 1024)")
-    how.add_argument("--lr", type=float, metavar="RATE", help="largest learning rate (default: 4e-4)")
-    how.add_argument("--weight-decay", type=float, metavar="X", help="AdamW's weight decay (default: 0)")
     how.add_argument(
-        "--clip", type=float, metavar="X", help="length that gradients are cut to; 0 for none (default: 1)"
+        "--epochs", type=FROM_1, metavar="N", help="passes over the pairs (default: 5, at least 2,000 steps)"
     )
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights, order and drawing (0)")
+    how.add_argument("--steps", type=FROM_1, metavar="N", help="steps, instead of --epochs")
+    how.add_argument("--batch-size", type=FROM_1, metavar="N", help="pairs in a step (default: 1024)")
+    how.add_argument("--lr", type=ABOVE_ZERO, metavar="RATE", help="largest learning rate (default: 4e-4)")
+    how.add_argument("--weight-decay", type=ZERO_OR_MORE, metavar="X", help="AdamW's weight decay (default: 0)")
+    how.add_argument(
+        "--clip", type=ZERO_OR_MORE, metavar="X", help="length that gradients are cut to; 0 for none (default: 1)"
+    )
+    how.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="seed of weights, order and drawing (0)")
     how.add_argument("--precision", default="auto", help="fp32 or bf16 (default: bf16 on a GPU)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
@@ -20,6 +19,7 @@ from headspan.cli.features_use import (
     task_of,
 )
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import comma_separated, shards_flag
 from headspan.errors import SettingsError
@@ -41,14 +41,14 @@ def add_attack(parser: Parser, text: str) -> None:
     attribute_flags(what)
     classes_flag(what, "--keep", "a classifier keeps these features alone; may be repeated")
     classes_flag(what, "--remove", "a classifier keeps all other features; may be repeated")
-    what.add_argument("--most", type=int, default=200, metavar="N", help="images that are attacked (200)")
+    what.add_argument("--most", type=FROM_1, default=200, metavar="N", help="images that are attacked (200)")
     how = command.add_argument_group("attack")
     how.add_argument("--goal", choices=GOALS, help="any wrong class, or one drawn for each image (default: both)")
     how.add_argument(
         "--epsilon", default="2,4,8", metavar="LEVELS", help="how far a pixel may move, in levels of 255 (2,4,8)"
     )
-    how.add_argument("--steps", type=int, default=20, metavar="N", help="steps of an attack (20)")
-    how.add_argument("--restarts", type=int, default=2, metavar="N", help="random starts of an attack (2)")
+    how.add_argument("--steps", type=FROM_1, default=20, metavar="N", help="steps of an attack (20)")
+    how.add_argument("--restarts", type=FROM_1, default=2, metavar="N", help="random starts of an attack (2)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
     chance_of_features(command.add_argument_group("chance"), 3, 1000)
     shards_flag(command)
@@ -57,7 +57,6 @@ def add_attack(parser: Parser, text: str) -> None:
 
 def _attack(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
-    check_counts(flags, {"draws": 0, "samples": 1, "seed": 0, "steps": 1, "restarts": 1, "most": 1})
     epsilons = [_level(each) for each in comma_separated(flags.epsilon)]
     if asks_for_saved(flags):
         return show_saved(flags, progress, AttackStudy, "attack")

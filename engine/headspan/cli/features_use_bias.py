@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.chance_flags import check_chance
 from headspan.cli.commands import described
 from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
@@ -44,7 +43,6 @@ def add_bias(parser: Parser, text: str) -> None:
 
 def _bias(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
-    check_chance(flags)
     if asks_for_saved(flags):
         return show_saved(flags, progress, BiasProbe, "bias")
     store, dictionary, scores = opened(flags)

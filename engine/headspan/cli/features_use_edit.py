@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.chance_flags import check_counts
 from headspan.cli.commands import described
 from headspan.cli.exports import only_export
 from headspan.cli.features_use import (
@@ -17,6 +16,7 @@ from headspan.cli.features_use import (
     show_saved,
 )
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_image, text_flag
 from headspan.cli.shared_flags import comma_separated
@@ -44,9 +44,9 @@ def add_edit(parser: Parser, text: str) -> None:
     text_flag(what)
     classes_flag(what, "--take", "features that are taken from the donor; may be repeated without --image")
     what.add_argument("--factors", default="", metavar="KEYS", help="keys of the metadata, as in style,objects.colour")
-    what.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours (10)")
+    what.add_argument("--count", type=FROM_1, default=10, metavar="N", help="how many neighbours (10)")
     pairs = command.add_argument_group("many pairs")
-    pairs.add_argument("--pairs", type=int, default=100, metavar="N", help="how many (100)")
+    pairs.add_argument("--pairs", type=FROM_1, default=100, metavar="N", help="how many (100)")
     pairs.add_argument(
         "--donors", choices=("images", "captions"), default="images", help="what donors are (default: images)"
     )
@@ -56,7 +56,6 @@ def add_edit(parser: Parser, text: str) -> None:
 
 def _edit(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
-    check_counts(flags, {"draws": 0, "seed": 0, "count": 1, "pairs": 1})
     factors = comma_separated(flags.factors)
     taken = tuple(dict.fromkeys(flags.take or DECIDED))
     given = [name for name, value in (("--donor", flags.donor), ("--text", flags.text)) if value is not None]

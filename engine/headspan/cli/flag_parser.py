@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from headspan.cli.terminal import ERR, OUT, tell
+from headspan.errors import SettingsError
 from headspan.escapes import escaped
 
 
@@ -36,6 +37,13 @@ class Parser(argparse.ArgumentParser):
             near = get_close_matches(flag, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the flags"
             self.error(f"there is no flag {flag}; {hint}")
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            # One sentence, as for other wrong settings; argparse would print the usage too.
+            raise SettingsError(f"{'/'.join(action.option_strings)} {text or repr(text)} {error.message}") from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:

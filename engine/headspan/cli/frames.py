@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from headspan.cli.commands import Section
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
@@ -33,7 +34,9 @@ def add_frames(section: Section) -> None:
         "or URLs",
     )
     command.add_argument("out", help="the tar to write, such as frames.tar, or a folder for several tars")
-    command.add_argument("--count", type=int, default=12, metavar="N", help="frames of a video (default: %(default)s)")
+    command.add_argument(
+        "--count", type=FROM_1, default=12, metavar="N", help="frames of a video (default: %(default)s)"
+    )
     command.add_argument(
         "--captions",
         metavar="FILE",
@@ -51,13 +54,13 @@ def add_frames(section: Section) -> None:
     )
     command.add_argument(
         "--images-per-shard",
-        type=int,
+        type=FROM_1,
         default=1000,
         metavar="N",
         help="about how many frames a tar of a folder holds (default: %(default)s)",
     )
     command.add_argument(
-        "--workers", type=int, metavar="N", help="videos that are decoded at the same time (default: one per core)"
+        "--workers", type=FROM_1, metavar="N", help="videos that are decoded at the same time (default: one per core)"
     )
     pipe_flag(command)
 

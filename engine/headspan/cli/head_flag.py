@@ -34,7 +34,7 @@ def chosen_heads(names: Sequence[str] | None, layers: Sequence[int], heads: int)
         head = parse_head(name)
         if head not in every:
             raise SettingsError(
-                f"--head {name}: is not a head of this result; write L{layers[0]}.H0, for example, with layers "
+                f"--head {name}: there is no such head; write L{layers[0]}.H0, for example, with layers "
                 f"{as_ranges(layers)} and heads 0 to {heads - 1}"
             )
         chosen.add(head)

@@ -10,6 +10,7 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.magnitudes import magnitude_cells, share_in_percent
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import text_flag
 from headspan.cli.selection_flags import selected, selection_flags
@@ -47,16 +48,16 @@ def add_heads(section: Section) -> None:
     query.add_argument("--for-file", metavar="FILE", help="a file with a word or text on each line, or a pool's name")
     text_flag(query)
     about_words = command.add_argument_group("words")
-    about_words.add_argument("--count", type=int, metavar="N", help=f"words that explain a head (default: {WORDS})")
+    about_words.add_argument("--count", type=FROM_1, metavar="N", help=f"words that explain a head (default: {WORDS})")
     about_words.add_argument(
-        "--draws", type=int, metavar="N", help=f"how often the list is rotated; 0 draws none (default: {DRAWS})"
+        "--draws", type=FROM_0, metavar="N", help=f"how often the list is rotated; 0 draws none (default: {DRAWS})"
     )
     about_words.add_argument(
         "--against",
         metavar="POOL",
         help="also what as many random texts of this pool explain: general, world or a file, as in textspan",
     )
-    about_words.add_argument("--seed", type=int, metavar="N", help=f"seed of the draws (default: {SEED})")
+    about_words.add_argument("--seed", type=FROM_0, metavar="N", help=f"seed of the draws (default: {SEED})")
     about_text = command.add_argument_group("text")
     about_text.add_argument(
         "--texts",
@@ -74,7 +75,7 @@ def add_heads(section: Section) -> None:
     weights_flag(result)
     head_flag(result)
     result.add_argument(
-        "--top", type=int, metavar="N", help=f"heads that are printed (default: {_HEADS_SHOWN}); files have all"
+        "--top", type=FROM_1, metavar="N", help=f"heads that are printed (default: {_HEADS_SHOWN}); files have all"
     )
     export_flags(command)
 
@@ -83,8 +84,6 @@ def _heads(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
     heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
-    if flags.top is not None and flags.top < 1:
-        raise SettingsError(f"--top {flags.top}: ask for at least 1 head")
     of_words, of_text = ("count", "draws", "seed", "against"), ("texts", "covariance")
     for name in of_words if flags.text is not None else of_text:
         if getattr(flags, name) not in (None, False):
@@ -160,18 +159,10 @@ def _print_pursuit(found: HeadPursuit, heads: Sequence[Head], magnitudes: Magnit
                 ", ".join(words) or "-",
             )
         )
-    width = max(len(row[-1]) for row in rows)
     chance_columns = [] if not known else ["by chance", "excess", "p"]
     chance_columns += [] if found.others is None else ["other texts", "p"]
-    header = (
-        "head",
-        "explained",
-        *chance_columns,
-        "best",
-        "variance",
-        "words, with the share explained so far".ljust(width),
-    )
-    print_table([header, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
+    header = ("head", "explained", *chance_columns, "best", "variance", "words, with the share explained so far")
+    print_table([header, *rows], words=1)
     say(
         f"explained: share of a head's variance over {counted(found.images, 'image')} in the span of {most} of "
         f"{counted(len(found.words), 'word')}; best: of as many of its own principal directions"

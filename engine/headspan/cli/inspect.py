@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag, shards_flag, store_argument, weights_flag
 from headspan.cli.terminal import say, say_row
@@ -61,11 +62,14 @@ def add_inspect(section: Section) -> None:
     pipe_flag(inputs)
     computation = command.add_argument_group("computation")
     computation.add_argument(
-        "--batch-size", type=int, metavar="N", help="images per forward pass (default: the store's)"
+        "--batch-size", type=FROM_1, metavar="N", help="images per forward pass (default: the store's)"
     )
     computation.add_argument("--device", help="auto, cpu or cuda:0, the first of several (default: the store's)")
     computation.add_argument(
-        "--workers", type=int, metavar="N", help="threads or processes that decode images (default: about one per core)"
+        "--workers",
+        type=FROM_1,
+        metavar="N",
+        help="threads or processes that decode images (default: about one per core)",
     )
 
 

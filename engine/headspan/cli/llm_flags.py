@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from headspan.cli.numbers import ABOVE_ZERO, FROM_0, FROM_1
 from headspan.cli.shared_flags import Flags
 from headspan.cli.terminal import say, tell
 from headspan.errors import SettingsError, counted
@@ -31,19 +32,22 @@ def add_asking_flags(command: argparse.ArgumentParser, group: Flags) -> None:
         metavar="KEY",
         help="the endpoint's key (default: OPENAI_API_KEY, which is safer: other users can read command lines)",
     )
-    group.add_argument("--parallel", type=int, metavar="N", help=f"requests at the same time (default: {PARALLEL})")
+    group.add_argument("--parallel", type=FROM_1, metavar="N", help=f"requests at the same time (default: {PARALLEL})")
     group.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help=f"seconds to wait for a reply (default: {TIMEOUT_SECONDS:g})"
+        "--timeout",
+        type=ABOVE_ZERO,
+        metavar="SECONDS",
+        help=f"seconds to wait for a reply (default: {TIMEOUT_SECONDS:g})",
     )
     group.add_argument(
-        "--answer-tokens", type=int, metavar="N", help=f"tokens that an answer may have (default: {ANSWER_TOKENS})"
+        "--answer-tokens", type=FROM_1, metavar="N", help=f"tokens that an answer may have (default: {ANSWER_TOKENS})"
     )
     group.add_argument(
-        "--max-calls", type=int, metavar="N", help="calls that this command may make (default: the printed budget)"
+        "--max-calls", type=FROM_0, metavar="N", help="calls that this command may make (default: the printed budget)"
     )
     group.add_argument(
         "--max-tokens",
-        type=int,
+        type=FROM_0,
         metavar="N",
         help="tokens of prompts and answers that this command may use (default: the printed budget)",
     )
@@ -78,8 +82,6 @@ def value_of(flags: argparse.Namespace, name: str) -> float:
     """A flag's value, or its default."""
     value = getattr(flags, name)
     found: float = _DEFAULTS[name] if value is None else value
-    if name == "answer_tokens" and found < 1:
-        raise SettingsError(f"--answer-tokens {found} is too small; give at least 1")
     return found
 
 

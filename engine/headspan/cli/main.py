@@ -18,7 +18,7 @@ from headspan.cli.commands import Commands, Group
 from headspan.cli.flag_parser import Parser
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import conclude, prepare, say, tell
-from headspan.errors import HeadspanError
+from headspan.errors import HeadspanError, SettingsError
 
 
 class Terminated(KeyboardInterrupt):
@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if arguments is None else arguments
         parser, _ = build_parser(_command_in(arguments))
         return _run(parser.parse_args(arguments))
+    except SettingsError as error:
+        # A flag's value that is out of range.
+        tell(f"headspan: {error}")
+        return 2
     finally:
         conclude()
 

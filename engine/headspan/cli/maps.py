@@ -10,11 +10,13 @@ import numpy as np
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.flag_parser import Parser
+from headspan.cli.numbers import ABOVE_ZERO, ZERO_OR_MORE, Real
 from headspan.cli.progress import ProgressPrinter
-from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, source_flags
+from headspan.cli.query_flags import chosen_heads_of, chosen_image, given_text, heads_flags, source_flags
 from headspan.cli.shared_flags import refuse_picture, store_argument
 from headspan.cli.terminal import say, tell
-from headspan.explore.maps.map_result import TextMaps, refuse_style
+from headspan.errors import SettingsError
+from headspan.explore.maps.map_result import TextMaps
 from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.query.whole_pictures import whole_pictures
 from headspan.plots.colours import STRONGEST
@@ -34,7 +36,12 @@ def add_maps(section: Section) -> None:
     )
     _image_flags(command)
     command.add_argument(
-        "--text", action="append", required=True, metavar="TEXT", help="a text; may be repeated for maps side by side"
+        "--text",
+        type=given_text,
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="a text; may be repeated for maps side by side",
     )
     _other_flags(command)
     command = section.add(
@@ -45,10 +52,18 @@ def add_maps(section: Section) -> None:
     )
     _image_flags(command)
     command.add_argument(
-        "--text", required=True, metavar="TEXT", help="the text that positive values, in orange, speak for"
+        "--text",
+        type=given_text,
+        required=True,
+        metavar="TEXT",
+        help="the text that positive values, in orange, speak for",
     )
     command.add_argument(
-        "--against", required=True, metavar="TEXT", help="the text that negative values, in blue, speak for"
+        "--against",
+        type=given_text,
+        required=True,
+        metavar="TEXT",
+        help="the text that negative values, in blue, speak for",
     )
     command.add_argument(
         "--centred", action="store_true", help="the mean over an image's patches is zero, to tell two objects apart"
@@ -73,13 +88,20 @@ def _other_flags(command: Parser) -> None:
     picture = command.add_argument_group("picture")
     picture.add_argument("--out", metavar="FILE", help="write the maps over the pictures as a PNG file")
     picture.add_argument(
-        "--full", type=float, metavar="VALUE", help="the value of full colour (default: 99 %% of the patches are below)"
+        "--full",
+        type=ABOVE_ZERO,
+        metavar="VALUE",
+        help="the value of full colour (default: 99 %% of the patches are below)",
     )
     picture.add_argument(
-        "--threshold", type=float, default=0.0, metavar="VALUE", help="no colour for values nearer to zero"
+        "--threshold", type=ZERO_OR_MORE, default=0.0, metavar="VALUE", help="no colour for values nearer to zero"
     )
     picture.add_argument(
-        "--opacity", type=float, default=STRONGEST, metavar="SHARE", help=f"of full colour (default: {STRONGEST})"
+        "--opacity",
+        type=Real(most=1.0, above=True),
+        default=STRONGEST,
+        metavar="SHARE",
+        help=f"of full colour (default: {STRONGEST})",
     )
     picture.add_argument("--squares", action="store_true", help="draw patches as squares, without interpolation")
     source_flags(command.add_argument_group("model and images"))
@@ -90,7 +112,6 @@ def _refuse_flags(flags: argparse.Namespace) -> None:
     """Raise HeadspanError for files and numbers that cannot be used, before any work is done."""
     only_export(flags)
     refuse_picture(flags.out)
-    refuse_style(flags.full, flags.threshold, flags.opacity)
 
 
 def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
@@ -104,6 +125,10 @@ def _segment(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
 
 def _contrast(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     _refuse_flags(flags)
+    if flags.text == flags.against:
+        raise SettingsError(
+            f"--text and --against are the same text, {flags.text!r}, whose contrast is zero; change one"
+        )
     store = Store(flags.store)
     images = [chosen_image(store, image) for image in flags.images]
     heads = chosen_heads_of(store, flags)
@@ -135,6 +160,7 @@ def _show(
         tell(f"picture written to {flags.out}")
     if export(flags, maps):
         return 0
+    say(f"through {maps.heads_in_words()}")
     for name, of_image in zip(maps.names, maps.maps, strict=True):
         for words, values in zip(maps.words(), of_image, strict=True):
             row, column = np.unravel_index(np.abs(values).argmax(), values.shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.query_flags import chosen_heads_of, chosen_image, heads_flags, image_flag, source_flags, text_flag
 from headspan.cli.shared_flags import refuse_picture, store_argument
@@ -47,9 +48,9 @@ def add_nearest(section: Section) -> None:
     text_flag(query)
     heads = command.add_argument_group("heads")
     heads_flags(heads, "search")
-    heads.add_argument("--draws", type=int, default=3, metavar="N", help="sets of random heads with --label (3)")
-    heads.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the random heads (0)")
-    command.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours (10)")
+    heads.add_argument("--draws", type=FROM_0, default=3, metavar="N", help="sets of random heads with --label (3)")
+    heads.add_argument("--seed", type=FROM_0, default=0, metavar="N", help="the seed of the random heads (0)")
+    command.add_argument("--count", type=FROM_1, default=10, metavar="N", help="how many neighbours (10)")
     command.add_argument("--out", metavar="FILE", help="write the pictures, the query first, as a PNG")
     source_flags(command.add_argument_group("where things are now"))
     export_flags(command)
@@ -60,10 +61,6 @@ def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     refuse_picture(flags.out)
     if (flags.image is None) == (flags.text is None):
         raise SettingsError("nearest needs a query: give either --image or --text")
-    if flags.count < 1:
-        raise SettingsError(f"--count {flags.count}: ask for at least one neighbour")
-    if flags.draws < 0 or flags.seed < 0:
-        raise SettingsError(f"--draws {flags.draws} and --seed {flags.seed}: neither may be negative")
     store = Store(flags.store)
     heads = chosen_heads_of(store, flags)
     image = None if flags.image is None else chosen_image(store, flags.image)
@@ -76,7 +73,7 @@ def _nearest(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     progress.close()
     export(flags, found)
     if not alone:
-        _print(found, heads)
+        _print(store, image, found, heads)
     return 0
 
 
@@ -109,35 +106,57 @@ def _found(
     )
 
 
-def _print(found: Neighbours | PropertyNeighbours, heads: Sequence[Head] | None) -> None:
+def _print(
+    store: Store, image: int | Path | None, found: Neighbours | PropertyNeighbours, heads: Sequence[Head] | None
+) -> None:
+    if isinstance(image, int):
+        (sample,) = store.few_samples([image], ["key", "caption"])
+        say(f"query: {_captioned(sample['key'], sample['caption'])}")
     if isinstance(found, Neighbours):
-        say(f"through {'the whole embedding' if heads is None else in_words(heads)}")
-        rows = zip(found.images.tolist(), found.keys, found.scores, found.captions, strict=True)
-        print_table(
-            [
-                ("", "image", "key", "score"),
-                *((str(rank), str(image), key, f"{score:.4g}") for rank, (image, key, score, _) in enumerate(rows, 1)),
-            ]
-        )
-        captions = dict(zip(found.keys, found.captions, strict=True))
+        _print_neighbours(found, heads)
     else:
-        for each in found.columns:
-            say(each.title)
-        table = found._columns()
-        by_column = {
-            each.name: [
-                (key, f"{score:.4g}")
-                for through, key, score in zip(table["through"], table["key"], table["score"], strict=True)
-                if through == each.name
-            ]
-            for each in found.columns
-        }
-        head = ("", *(cell for name in by_column for cell in (name, "score")))
-        lines = zip(*by_column.values(), strict=True)
-        print_table([head, *((str(rank), *(x for pair in line for x in pair)) for rank, line in enumerate(lines, 1))])
-        # Those of the random heads are in the exported table.
-        shown = zip(table["through"], table["key"], table["caption"], strict=True)
-        captions = {key: caption for name, key, caption in shown if name in ("property", "embedding")}
-    for key, caption in captions.items():
-        if caption is not None:
-            say(f"{key}: {shortened(caption, _CAPTION)}")
+        _print_side_by_side(found)
+
+
+def _print_neighbours(found: Neighbours, heads: Sequence[Head] | None) -> None:
+    say(f"through {'the whole embedding' if heads is None else in_words(heads)}")
+    captioned = any(found.captions)
+    rows = zip(found.images.tolist(), found.keys, found.scores, found.captions, strict=True)
+    print_table(
+        [
+            ("", "image", "key", "score", *(["caption"] if captioned else [])),
+            *(
+                (str(rank), str(image), key, f"{score:.4g}", *([_shortened(caption)] if captioned else []))
+                for rank, (image, key, score, caption) in enumerate(rows, 1)
+            ),
+        ],
+        words=int(captioned),
+    )
+
+
+def _print_side_by_side(found: PropertyNeighbours) -> None:
+    for each in found.columns:
+        say(each.title)
+    table = found._columns()
+    by_column: dict[str, list[tuple[str, str]]] = {each.name: [] for each in found.columns}
+    captions: dict[str, dict[str, str]] = {each.name: {} for each in found.columns}
+    for name, key, score, caption in zip(*(table[of] for of in ("through", "key", "score", "caption")), strict=True):
+        by_column[name].append((key, f"{score:.4g}"))
+        captions[name][key] = caption
+    head = ("", *(cell for name in by_column for cell in (name, "score")))
+    lines = zip(*by_column.values(), strict=True)
+    print_table([head, *((str(rank), *(x for pair in line for x in pair)) for rank, line in enumerate(lines, 1))])
+    # Those of the random heads are in the exported table.
+    for name in ("property", "embedding"):
+        if any(captions[name].values()):
+            say(f"captions, {name}:")
+            for key, caption in captions[name].items():
+                say(f"  {_captioned(key, caption)}")
+
+
+def _captioned(key: str, caption: str | None) -> str:
+    return key if caption is None else f"{key}: {_shortened(caption)}"
+
+
+def _shortened(caption: str | None) -> str:
+    return shortened(caption, _CAPTION) if caption else "-"

@@ -7,6 +7,7 @@ import re
 
 from headspan.cli.commands import Section
 from headspan.cli.llm_flags import add_asking_flags, asker_of, asking_group, go_ahead, print_spent
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.terminal import say
 from headspan.concepts.pool_writer.draft import Draft
@@ -28,13 +29,13 @@ def add_pool(section: Section) -> None:
     )
     texts = pool.add_argument_group("texts")
     texts.add_argument("--ask", required=True, metavar="WHAT", help='what to write, as in "general image descriptions"')
-    texts.add_argument("--count", type=int, metavar="N", required=True, help="how many different texts to write")
+    texts.add_argument("--count", type=FROM_1, metavar="N", required=True, help="how many different texts to write")
     texts.add_argument("--concepts", action="store_true", help="ask for the concept of each text too")
     texts.add_argument("--out", metavar="FILE", help="the file to write or continue (default: named after --ask)")
     asking = asking_group(pool)
     asking.add_argument("--llm", metavar="MODEL", required=True, help="the model that writes")
     asking.add_argument(
-        "--per-call", type=int, metavar="N", default=20, help="texts per request (default: %(default)s)"
+        "--per-call", type=FROM_1, metavar="N", default=20, help="texts per request (default: %(default)s)"
     )
     add_asking_flags(pool, asking)
 

@@ -6,10 +6,11 @@ import argparse
 from dataclasses import fields
 
 from headspan.cli.commands import Section, loading
+from headspan.cli.numbers import FROM_1, Whole
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import pipe_flag
 from headspan.cli.terminal import say
-from headspan.config import EMISSIONS, PRECISIONS, PrecomputeSettings
+from headspan.config import EMISSIONS, MOST, PRECISIONS, PrecomputeSettings
 from headspan.errors import SettingsError, counted, percent
 from headspan.escapes import shell_command
 from headspan.ray_settings import Ray
@@ -93,7 +94,7 @@ def add_precompute(section: Section) -> None:
     )
     model.add_argument(
         "--image-size",
-        type=int,
+        type=Whole(most=MOST["image_size"]),
         metavar="N",
         help="height and width in pixels (default: the model's); position embeddings are interpolated",
     )
@@ -113,7 +114,7 @@ def add_precompute(section: Section) -> None:
     )
     output.add_argument(
         "--unit-images",
-        type=int,
+        type=Whole(most=MOST["unit_images"]),
         metavar="N",
         help="images per unit of work, which is stored as a whole (default: 256 on a CPU; on a GPU 16384, or with "
         "patches up to 1024 of at most 2 GB; fewer for a small job on several devices)",
@@ -137,14 +138,14 @@ def add_precompute(section: Section) -> None:
     )
     computation.add_argument(
         "--batch-size",
-        type=_number_or_word,
+        type=Whole(most=MOST["batch_size"], word="auto"),
         metavar="N",
         help="images per forward pass (default: auto, 32 on a CPU, and on a GPU by model and free memory; a store that "
         "exists keeps its own)",
     )
     computation.add_argument(
         "--workers",
-        type=int,
+        type=Whole(most=MOST["workers"]),
         metavar="N",
         help="threads or processes that decode images, for each device (default: about one per core, shared "
         "by the devices)",
@@ -159,24 +160,16 @@ def add_precompute(section: Section) -> None:
     )
     computation.add_argument(
         "--ray-cpus",
-        type=int,
+        type=FROM_1,
         metavar="N",
         help="cores of each worker (default: an equal share for each GPU; on CPUs as many as torch has threads here)",
     )
     computation.add_argument(
         "--ray-workers",
-        type=int,
+        type=FROM_1,
         metavar="N",
         help="at most this many workers (default: as many as the cluster has room for, one for each GPU)",
     )
-
-
-def _number_or_word(text: str) -> int | str:
-    """A number if `text` is one; the settings refuse words other than `auto`."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
 
 
 def _precompute(flags: argparse.Namespace, progress: ProgressPrinter) -> int:

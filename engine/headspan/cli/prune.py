@@ -7,6 +7,7 @@ import argparse
 from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.saving import saved_or_not, tell_unsaved
 from headspan.cli.shared_flags import overwrite_flag, shards_flag, store_argument, weights_flag
@@ -64,7 +65,7 @@ def add_prune(section: Section) -> None:
     )
     what.add_argument(
         "--greedy",
-        type=int,
+        type=FROM_0,
         default=0,
         metavar="N",
         help="also remove N heads one after the other, each time the one that costs least; direct effect on "
@@ -78,7 +79,7 @@ def add_prune(section: Section) -> None:
     total = command.add_argument_group("total effect")
     shards_flag(total)
     total.add_argument("--device", default="auto", help="auto, cpu, cuda:0 (default: auto)")
-    total.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass (default: by device)")
+    total.add_argument("--batch-size", type=FROM_1, metavar="N", help="images per forward pass (default: by device)")
     total.add_argument(
         "--keep", metavar="FOLDER", help="keep the embeddings of finished units here; the same command then continues"
     )

@@ -26,7 +26,16 @@ def image_flag(flags: Flags) -> None:
 
 def text_flag(flags: Flags) -> None:
     """`--text`."""
-    flags.add_argument("--text", metavar="TEXT", help="a text; it is cut if it is longer than the model's context")
+    flags.add_argument(
+        "--text", type=given_text, metavar="TEXT", help="a text; it is cut if it is longer than the model's context"
+    )
+
+
+def given_text(text: str) -> str:
+    """The type of a flag whose value is a text: an empty one is refused, since a model gives it a vector too."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a text")
+    return text
 
 
 def heads_flags(flags: Flags, verb: str, run_flag: str = "--run") -> None:

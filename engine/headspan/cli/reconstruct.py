@@ -6,6 +6,7 @@ import argparse
 
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.numbers import FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.tables import print_table
@@ -36,7 +37,7 @@ def add_reconstruct(section: Section) -> None:
     what.add_argument(
         "--texts",
         action="append",
-        type=int,
+        type=FROM_1,
         metavar="N",
         help=f"texts of each head; may be repeated (default: those of {', '.join(map(str, TEXT_COUNTS))} that the run "
         "has)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from headspan.cli.numbers import Whole
 from headspan.cli.shared_flags import Flags
 from headspan.errors import SettingsError
 from headspan.events import Listener
@@ -19,7 +20,9 @@ def selection_flags(command: argparse.ArgumentParser, title: str = "images") -> 
         "--words", nargs="+", metavar="WORD", help="images whose caption has all of these words, in any case"
     )
     group.add_argument("--any-word", action="store_true", help="with --words: one of the words is enough")
-    group.add_argument("--class", nargs="+", type=int, metavar="N", dest="classes", help="images of these classes")
+    group.add_argument(
+        "--class", nargs="+", type=Whole(-(2**63)), metavar="N", dest="classes", help="images of these classes"
+    )
 
 
 def selected(store: Store, flags: argparse.Namespace, on_progress: Listener) -> Selection | None:

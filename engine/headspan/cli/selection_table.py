@@ -21,9 +21,7 @@ def print_beside_store(found: BesideStore) -> None:
         words = found.labels[place] or "-", found.towards[place] or "-"
         rows.append((name, *shares, f"{found.ratio[place]:.2f}", f"{found.shift[place]:.2f}", *words))
     say(f"heads that differ most between these {found.spans.over} and the whole store:")
-    # Words begin at the left.
-    widths = [max(map(len, column)) for column in zip(*(row[5:] for row in rows), strict=True)]
-    print_table([(*row[:5], *(word.ljust(width) for word, width in zip(row[5:], widths, strict=True))) for row in rows])
+    print_table(rows, words=2)
     say(
         "variance: as a share of the embeddings'; shift: of the head's mean contribution, in standard deviations of "
         "the head over the store; towards: the text of the pool that the mean moves towards"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import PurePath
 
+from headspan.errors import SettingsError
 from headspan.user_paths import file_to_write
 
+_OTHER_PICTURES = (".gif", ".jpg", ".jpeg", ".webp", ".svg", ".pdf", ".bmp", ".tif", ".tiff")
 # A parser, or a group of its arguments.
 Flags = argparse._ActionsContainer
 
@@ -32,9 +35,13 @@ def shards_flag(flags: Flags) -> None:
 
 
 def refuse_picture(path: str | None) -> None:
-    """Raise StoreError if no picture can be written to the file after `--out`; called before any work is done."""
-    if path is not None:
-        file_to_write(path, "picture")
+    """Raise HeadspanError if no PNG can be written to the file after `--out`; called before any work is done."""
+    if path is None:
+        return
+    file_to_write(path, "picture")
+    ending = PurePath(path).suffix.lower()
+    if ending in _OTHER_PICTURES:
+        raise SettingsError(f"--out {path}: pictures are written as PNG, and not as {ending[1:]}; end the name in .png")
 
 
 def comma_separated(text: str) -> list[str]:

@@ -10,11 +10,12 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.magnitudes import share_in_percent
+from headspan.cli.numbers import FROM_1, ZERO_OR_MORE
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.selection_flags import selected, selection_flags
 from headspan.cli.shared_flags import store_argument, weights_flag
 from headspan.cli.terminal import say
-from headspan.errors import SettingsError, percent
+from headspan.errors import percent
 from headspan.explore.heads.spectra import COHERENCE, COUNT, spectra
 from headspan.head_names import head_name
 from headspan.store.reader import Store
@@ -39,14 +40,14 @@ def add_spectra(section: Section) -> None:
     )
     texts.add_argument(
         "--texts-per-direction",
-        type=int,
+        type=FROM_1,
         metavar="N",
         default=COUNT,
         help="texts for each direction (default: %(default)s)",
     )
     texts.add_argument(
         "--coherence",
-        type=float,
+        type=ZERO_OR_MORE,
         metavar="LAMBDA",
         default=COHERENCE,
         help="weight of a text's likeness to the texts chosen before (default: %(default)s)",
@@ -57,7 +58,7 @@ def add_spectra(section: Section) -> None:
     head_flag(result)
     result.add_argument(
         "--directions",
-        type=int,
+        type=FROM_1,
         metavar="N",
         default=_DIRECTIONS_SHOWN,
         help="directions of a head that are printed (default: %(default)s); files have all",
@@ -74,8 +75,6 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     only_export(flags)
     store = Store(flags.store)
     heads = chosen_heads(flags.heads, store.layers, store.heads_per_layer)
-    if flags.directions < 1:
-        raise SettingsError(f"--directions {flags.directions}: ask for at least 1")
     found = spectra(
         store,
         heads if flags.heads else None,
@@ -103,6 +102,8 @@ def _spectra(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
             for side, sign in enumerate("+-"):
                 texts = "; ".join(found.texts(*head, int(direction), against=bool(side))) or "no text matches"
                 say(f"    {sign} {found.fidelity[place, direction, side]:.2f}  {texts}")
+    if np.isnan(found.covered).any():
+        say("-: contributions that do not vary, or are of one image, have no variance to share out")
     low, high = np.quantile(found.random, [0.5, 0.95])
     say(
         f"numbers after + and -: cosine of the direction and its texts; a random direction's is {low:.2f}, and below "

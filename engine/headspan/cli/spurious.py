@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from headspan.cli.chance_flags import chance_flags, check_chance
+from headspan.cli.chance_flags import chance_flags
 from headspan.cli.commands import Section
 from headspan.cli.exports import export, export_flags, only_export
+from headspan.cli.numbers import FROM_0
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import comma_separated, store_argument, weights_flag
 from headspan.cli.tables import print_table
@@ -64,7 +65,7 @@ def add_spurious(section: Section) -> None:
         help=f"what is ablated with the heads: {', '.join(RESTS)}; may be repeated (default: {NOTHING}, and "
         f"{PUBLISHED_REST} as published)",
     )
-    what.add_argument("--most", type=int, default=MOST, metavar="N", help=f"the most heads that are chosen ({MOST})")
+    what.add_argument("--most", type=FROM_0, default=MOST, metavar="N", help=f"the most heads that are chosen ({MOST})")
     chance_flags(command.add_argument_group("chance"), seeded="the half, the draws and samples")
     weights_flag(command.add_argument_group("result"))
     export_flags(command)
@@ -72,9 +73,6 @@ def add_spurious(section: Section) -> None:
 
 def _spurious(flags: argparse.Namespace, progress: ProgressPrinter) -> int:
     alone = only_export(flags)
-    if flags.most < 0:
-        raise SettingsError(f"--most {flags.most}: give a number from 0")
-    check_chance(flags)
     store, task = Store(flags.store), read_task(flags.task)
     if task.metric != "worst_group":
         raise SettingsError(f"--task {flags.task}: has metric {task.metric}; spurious needs one of metric worst_group")

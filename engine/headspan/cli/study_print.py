@@ -145,10 +145,9 @@ def print_every_set(found: Study) -> None:
         )
         for place, each in enumerate(found.sets)
     ]
-    width = max(len(row[-1]) for row in rows)
-    whole = ("whole", *(_value(task.headline, task.whole[task.headline]) for task in found.tasks), "".ljust(width))
+    whole = ("whole", *(_value(task.headline, task.whole[task.headline]) for task in found.tasks), "")
     names = (f"{task.name} {task.headline}" for task in found.tasks)
-    print_table([("", *names, "heads".ljust(width)), whole, *((*row[:-1], row[-1].ljust(width)) for row in rows)])
+    print_table([("", *names, "heads"), whole, *rows], words=1)
 
 
 def _name(kind: str, of: str) -> str:

@@ -50,17 +50,21 @@ def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows as aligned columns, the first column to the left and the others to the right."""
-    for line in aligned(rows, left=1):
+def print_table(rows: Sequence[tuple[str, ...]], words: int = 0) -> None:
+    """Print rows as aligned columns: the first column and the last `words` to the left, the others to the right."""
+    for line in aligned(rows, left=1, words=words):
         say(line)
 
 
-def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
-    """Rows as lines of aligned columns: the first `left` columns, by default all, to the left, others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int | None = None, words: int = 0) -> list[str]:
+    """Rows as lines of aligned columns: the first `left` and the last `words` columns to the left, others to the right.
+
+    By default, all columns are to the left.
+    """
     shown = [tuple(map(escaped, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    sides = [str.ljust if left is None or place < left else str.rjust for place in range(len(widths))]
+    last = len(widths) - words
+    sides = [str.ljust if left is None or place < left or place >= last else str.rjust for place in range(len(widths))]
     return [
         "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
         for row in shown

@@ -10,6 +10,7 @@ from headspan.cli.commands import Section
 from headspan.cli.exports import Table, export, export_flags, only_export
 from headspan.cli.head_flag import chosen_heads, head_flag
 from headspan.cli.magnitudes import variance_in_words
+from headspan.cli.numbers import FROM_0, FROM_1
 from headspan.cli.progress import ProgressPrinter
 from headspan.cli.shared_flags import run_flag, store_argument
 from headspan.cli.tables import SCORE_COLUMNS, print_table, print_unsourced, score_row
@@ -47,10 +48,10 @@ def add_votes(section: Section) -> None:
     people = agreement.add_argument_group("people's votes")
     people.add_argument("--write", metavar="CSV", help="write texts and labels for a person to judge")
     people.add_argument(
-        "--count", type=int, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
+        "--count", type=FROM_1, metavar="N", default=100, help="how many texts to write (default: %(default)s)"
     )
     people.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="seed of the random choice of heads (default: %(default)s)"
+        "--seed", type=FROM_0, metavar="N", default=0, help="seed of the random choice of heads (default: %(default)s)"
     )
     people.add_argument(
         "--human", action="append", metavar="CSV", help="a file of --write with votes filled in; may be repeated"

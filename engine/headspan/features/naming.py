@@ -87,8 +87,8 @@ def name_features(
     space = _checked_space(store, scores)
     if saved:
         settings = {"name_pool": stored_name(store, named), "name_coherence": coherence}
-        words = {"name_pool": "pool", "name_coherence": "coherence"}
-        refuse_made_differently(store, KIND, scores.run, settings, overwrite, words, "its names")
+        called = {"name_pool": "pool", "name_coherence": "coherence"}
+        refuse_made_differently(store, KIND, scores.run, settings, overwrite, called, "its names")
     embedded = embed_pool(store, named, on_progress, weights=weights)
     pool, gap = freed_texts(embedded.vectors, store.embedding_moments())
     given = directions_in_joint(store, space, scores.directions) if space is not None else scores.directions

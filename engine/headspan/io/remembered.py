@@ -1,7 +1,7 @@
 """Remember what was read of a storage's small files during one question, and fetch many of them at once.
 
 On an object store a request takes tens of milliseconds. So a question that reads many small files fetches them side by
-side, and asks for none twice. What is remembered is as old as the question; a local folder is read as it is.
+side, and asks for none twice. What is remembered is as old as the question; a local folder is mostly read as it is.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import google_crc32c
 
@@ -19,6 +20,7 @@ from headspan.io.local import LocalStorage
 from headspan.io.passing import PassingStorage
 from headspan.io.storage import Checksum, Storage
 
+_Found = TypeVar("_Found")
 # Requests at once. One is answered after 10 to 100 ms, and brings 50 to 100 MB in a second.
 REQUESTS = 32
 # What a store remembers of all questions, before it forgets everything.
@@ -42,13 +44,17 @@ class Remembered(PassingStorage):
     def fetch(self, keys: Iterable[str]) -> None:
         """Read files side by side."""
         names = [key for key in dict.fromkeys(keys) if key not in self._files]
-        self._files.update(zip(names, request_threads().map(self._read, names), strict=True))
+        self._files.update(zip(names, self._side_by_side(self._read, names), strict=True))
 
     def fetch_lists(self, folders: Iterable[str]) -> None:
         """List folders side by side."""
         names = [folder for folder in dict.fromkeys(folders) if folder not in self._folders]
-        found = request_threads().map(lambda folder: list(self.inner.list(folder)), names)
+        found = self._side_by_side(lambda folder: list(self.inner.list(folder)), names)
         self._folders.update(zip(names, found, strict=True))
+
+    def _side_by_side(self, call: Callable[[str], _Found], names: Sequence[str]) -> Iterator[_Found]:
+        # A local folder answers at once.
+        return map(call, names) if isinstance(self.inner, LocalStorage) else request_threads().map(call, names)
 
     def get(self, key: str) -> bytes:
         found = self._found(key)
@@ -109,9 +115,14 @@ class RemembersStorage(PassingStorage):
         return self._kept
 
 
-def remembered(storage: Storage, keys: Iterable[str] = (), folders: Iterable[str] = ()) -> Storage:
-    """The storage for one question, with files and folders in memory that it reads; a local folder as it is."""
-    if isinstance(storage, LocalStorage):
+def remembered(
+    storage: Storage, keys: Iterable[str] = (), folders: Iterable[str] = (), *, local: bool = False
+) -> Storage:
+    """The storage for one question, with files and folders in memory that it reads.
+
+    A local folder is read as it is, unless `local` is true, for questions that read the same small files repeatedly.
+    """
+    if isinstance(storage, LocalStorage) and not local:
         return storage
     found = storage.question() if isinstance(storage, RemembersStorage) else storage
     found = found if isinstance(found, Remembered) else Remembered(found)

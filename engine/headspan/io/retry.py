@@ -193,6 +193,9 @@ def _read_from_error(read: Callable[[], T], default: T) -> T:
 
 def _text(url: str, error: BaseException) -> str:
     reason = _reason(error)
+    if not is_remote(url) and isinstance(reason, OSError) and reason.strerror:
+        # Without its number and the path, which the sentence names.
+        return reason.strerror
     text = one_line(reason)[:_READ_LETTERS]
     says_little = isinstance(reason, _MISTAKES) or not isinstance(reason, Exception)
     if says_little and text != type(reason).__name__:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from headspan.config import PrecomputeSettings, parse_layers
 from headspan.decode.batches import Batch
@@ -15,9 +17,11 @@ from headspan.model.allocator import keep_freed_memory
 from headspan.model.convert import to_tower
 from headspan.model.load import LoadedModel, load_model
 from headspan.model.pruned import pruned
+from headspan.model.replayed import Replayed
 from headspan.model.tower import PooledRow, Tower
 from headspan.run.devices import named_devices, precision_on
 from headspan.run.pixels import model_input
+from headspan_kernels.switches import tower_graph
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The precision of a tower, by its type.
@@ -38,6 +42,8 @@ class Encoder:
     layers: tuple[int, ...]
     through_pool: tuple[int, ...]
     emit: tuple[str, ...]
+    # The tower's pass on normalised pixels, with the layers and outputs above.
+    forward: Callable[[Tensor], PooledRow]
 
     @property
     def device(self) -> torch.device:
@@ -55,15 +61,7 @@ class Encoder:
             ) from error
 
     def _forward(self, batch: Batch) -> PooledRow:
-        return self.tower.forward(
-            model_input(batch.parts, self.model.preprocess, self.device, self.tower.dtype),
-            self.layers,
-            with_patches="patches" in self.emit,
-            with_terms="mlps" in self.emit,
-            through_pool=self.through_pool,
-            # As the store holds them.
-            patches_dtype=torch.float16,
-        )
+        return self.forward(model_input(batch.parts, self.model.preprocess, self.device, self.tower.dtype))
 
 
 def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None = None) -> Encoder:
@@ -85,13 +83,24 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
     model = load() if load else load_model(settings.model, settings.pretrained, settings.image_size)
     exact = pruned(to_tower(model.clip.visual, settings.model), parse_heads(settings.without, "--without"))
     layers, through_pool = _layers(settings, exact)
+    tower = exact.to(device, DTYPES[precision])
+    forward = partial(
+        tower.forward,
+        layers=layers,
+        with_patches="patches" in settings.emit,
+        with_terms="mlps" in settings.emit,
+        through_pool=through_pool,
+        # As the store holds them.
+        patches_dtype=torch.float16,
+    )
     return Encoder(
         model=model,
         exact=exact,
-        tower=exact.to(device, DTYPES[precision]),
+        tower=tower,
         layers=layers,
         through_pool=through_pool,
         emit=settings.emit,
+        forward=Replayed(forward) if precision != "fp32" and tower_graph(device) else forward,
     )
 
 

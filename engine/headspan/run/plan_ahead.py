@@ -29,6 +29,9 @@ from headspan.store.schema import RECORDS
 from headspan.store.write.create import NewStore
 from headspan.store.write.plan_claim import settle_plan
 
+# How long the model waits for the first member of the first shard.
+_FIRST_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -51,6 +54,8 @@ class PlanInProgress:
         self._found: Future[Plan | None] = Future()
         self._events: SimpleQueue[Progress | None] = SimpleQueue()
         self._stopped = threading.Event()
+        # Set once something was read, or reading has failed.
+        self._begun = threading.Event()
         # Held while the thread uses the folder.
         self._reading = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -62,6 +67,14 @@ class PlanInProgress:
         if not any(map(is_remote, self._urls.values())):
             self._thread = threading.Thread(target=self._run, name="headspan-plan")
             self._thread.start()
+
+    def refuse_unreadable(self) -> None:
+        """Raise what reading local shards raises at once, so that a model is not loaded for shards that are none."""
+        if self._thread is None:
+            return
+        self._begun.wait(_FIRST_SECONDS)
+        if self._found.done() and self._found.exception() is not None:
+            self._found.result()
 
     def result(self, on_progress: Listener) -> Plan | None:
         """Wait for the plan, and report the progress since it began; None if another process has planned the store.
@@ -93,6 +106,7 @@ class PlanInProgress:
                 # It is raised where the plan is awaited.
                 self._found.set_exception(error)
             finally:
+                self._begun.set()
                 self._events.put(None)
 
     def _read(self, on_progress: Listener) -> Plan | None:
@@ -103,19 +117,23 @@ class PlanInProgress:
             share = SharedPlan(path, self._urls, self._names, lambda: _is_planned(path))
             self._shared.enter_context(share)
             # Closed in any case, so that no process outlives a failure.
-            with closing(share.tables(shards, notes, on_progress, self._end_if_stopped)) as tables:
+            with closing(share.tables(shards, notes, on_progress, self._on_member)) as tables:
                 try:
                     images = self.staged.plan_tables(tables, self._unit_images, notes)
                 except PlannedElsewhereError:
                     return None
         else:
-            samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._end_if_stopped)
+            samples = samples_of(self._urls, shards, notes, on_progress, self._names, self._on_member)
             images = self.staged.plan(samples, self._unit_images, notes)
         return Plan(shards, notes, images, self._unit_images)
 
     def _end_if_stopped(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
+
+    def _on_member(self) -> None:
+        self._end_if_stopped()
+        self._begun.set()
 
 
 class _StoppedError(Exception):

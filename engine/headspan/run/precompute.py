@@ -88,12 +88,16 @@ def _precompute(
     out = location_of(settings.out)
     existing = attributes_of(out)
     settings = as_stored(settings, existing)
-    device = named_devices(settings.device)[0].type
+    first = named_devices(settings.device)[0]
+    check_decoding(settings.decode, first)
+    device = first.type
     if not devices and storage_at(out).size(COMPLETE) is None:
         start_early(decoding, settings, device)
     unit_images = settings.unit_images or planned_unit_images(device, settings.emit)
     # The shards of a new store are read while the model is loaded.
     with begun_plan(out, urls, unit_images, settings.member_names) as plan:
+        if plan is not None:
+            plan.refuse_unreadable()
         encoder = prepare(
             settings,
             lambda: load_model(
@@ -105,7 +109,6 @@ def _precompute(
                 resumed=existing,
             ),
         )
-        check_decoding(settings.decode, encoder.device)
         run_settings = resolved(settings, encoder)
         on_progress(Progress(NOTE, 0, None, said(run_settings, encoder)))
         if encoder.exact.runs_twice:

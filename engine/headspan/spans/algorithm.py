@@ -143,7 +143,9 @@ def check_counts(pool: int, texts_per_head: int, rank: int) -> None:
 
 def _principal(spread: Spread, rank: int) -> Principal:
     if spread.images < 2:
-        raise SettingsError(f"{counted(spread.images, 'image')}, but TEXTSPAN needs at least 2, to have a variance")
+        raise SettingsError(
+            f"{counted(spread.images, 'image')}, but TEXTSPAN needs at least 2, to have a variance; give more images"
+        )
     # Orthonormal joint directions make the change of coordinates an isometry.
     orthonormal, triangle = np.linalg.qr(spread.directions.T.astype(np.float64))
     gram = triangle @ spread.gram @ triangle.T

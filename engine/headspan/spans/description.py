@@ -109,4 +109,4 @@ def refuse_too_few(store: Store, moments: MergedMoments) -> None:
     """Raise StoreError if `moments` are of fewer than two images."""
     if moments.count < 2:
         images = counted(moments.count, "image")
-        raise StoreError(f"{store.path}: {images}, but TEXTSPAN needs at least 2, to have a variance")
+        raise StoreError(f"{store.path}: {images}, but TEXTSPAN needs at least 2, to have a variance; give more images")

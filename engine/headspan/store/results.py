@@ -6,6 +6,7 @@ files, are read as they are. `store.write.analyses` writes runs.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ _RECORDED = {
 
 __all__ = [
     "Named",
+    "all_settings",
     "as_written",
     "check_run",
     "load",
@@ -109,25 +111,30 @@ def check_run(run: str) -> None:
         raise SettingsError(f"run name {run!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
-def load(store: OpenStore, kind: str, run: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    store: OpenStore, kind: str, run: str, storage: Storage | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the settings of a run, the settings in today's words.
 
     Raises StoreError, with the command that makes the run, if it is missing or damaged; SettingsError if no run can
     have that name.
     """
     check_run(run)
-    storage = run_storage(store.contents.storage, kind, run)
+    storage = run_storage(storage or store.contents.storage, kind, run)
     refuse_damaged(store, kind, run, storage=storage)
-    node, folder = _open(store, kind, run, storage), place(storage, kind, run)
+    settings, folder = _settings(store, kind, run, storage), place(storage, kind, run)
     # The folders of arrays, because zarr-python's listing warns about every file that it does not know.
     names = [key.split("/")[-2] for key in named(storage, folder, r"[^/]+/zarr\.json")]
-    return {name: np.asarray(_array(node, name)[...]) for name in names}, _settings_of(node)
+    try:
+        return {name: _array(storage, f"{folder}/{name}") for name in names}, settings
+    except UNREADABLE as error:
+        raise _unreadable(store, kind, run, error) from error
 
 
-def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = node[name]
-    assert isinstance(array, zarr.Array), name
-    return array
+def _array(storage: Storage, folder: str) -> np.ndarray:
+    array = node_at(storage, folder)
+    assert isinstance(array, zarr.Array), folder
+    return np.asarray(array[...])
 
 
 def load_settings(store: OpenStore, kind: str, run: str, storage: Storage | None = None) -> dict[str, Any]:
@@ -135,11 +142,17 @@ def load_settings(store: OpenStore, kind: str, run: str, storage: Storage | None
     check_run(run)
     storage = run_storage(storage or store.contents.storage, kind, run, metadata_alone=True)
     refuse_damaged(store, kind, run, metadata_alone=True, storage=storage)
-    return _settings_of(_open(store, kind, run, storage))
+    return _settings(store, kind, run, storage)
 
 
-def _settings_of(node: zarr.Group) -> dict[str, Any]:
-    return {name: value for name, value in todays_run_settings(node.attrs).items() if name != LINEAGE}
+def all_settings(store: OpenStore, kind: str, storage: Storage) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and settings of every run of a kind whose settings are undamaged.
+
+    `storage` is from `remembered`, with local folders, so that the runs are listed once.
+    """
+    for run in runs(store, kind, storage):
+        if sound(store, kind, run, metadata_alone=True, storage=storage):
+            yield run, _settings(store, kind, run, storage)
 
 
 @contextmanager
@@ -154,36 +167,43 @@ def as_written(store: OpenStore, kind: str, run: str) -> Iterator[None]:
         ) from error
 
 
-def _node(store: OpenStore, kind: str, run: str, storage: Storage) -> zarr.Group | None:
-    """Return the group of a run; None if there is none, or if writing it was interrupted."""
+def _attributes(store: OpenStore, kind: str, run: str, storage: Storage) -> dict[str, Any] | None:
+    """Return the attributes of a run's group; None if there is none, or if writing it was interrupted."""
     try:
-        node = node_at(storage, place(storage, kind, run))
-    except UNREADABLE as error:
-        raise StoreError(
-            f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"
-        ) from error
-    return node if isinstance(node, zarr.Group) and node.attrs else None
+        # zarr-python takes milliseconds to open a group.
+        metadata = json.loads(storage.get(f"{place(storage, kind, run)}/zarr.json"))
+        return (metadata.get("attributes") or None) if metadata["node_type"] == "group" else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (*UNREADABLE, AttributeError) as error:
+        raise _unreadable(store, kind, run, error) from error
 
 
-def _open(store: OpenStore, kind: str, run: str, storage: Storage) -> zarr.Group:
-    node = _node(store, kind, run, storage)
-    if node is None:
+def _settings(store: OpenStore, kind: str, run: str, storage: Storage) -> dict[str, Any]:
+    found = _attributes(store, kind, run, storage)
+    if found is None:
         raise StoreError(
             f"{store.path}: holds no {kind} run {run!r} (has {_listed(runs(store, kind))}); run {making(kind, run)}"
         )
-    return node
+    return {name: value for name, value in todays_run_settings(found).items() if name != LINEAGE}
+
+
+def _unreadable(store: OpenStore, kind: str, run: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{store.path}: the {kind} run {run!r} is damaged ({one_line(error)}); run {COMMANDS[kind]} again"
+    )
 
 
 def runs(store: OpenStore, kind: str, storage: Storage | None = None) -> list[str]:
     """Return the names of the runs of one kind, including damaged runs, which `load` refuses."""
-    storage = remembered(storage or store.contents.storage)
+    storage = remembered(storage or store.contents.storage, folders=[kind], local=True)
     parts = {tuple(key.split("/")) for key in storage.list(kind)}
     folders = {names[1] for names in parts if len(names) > 2 and not names[1].startswith(".")}
     folders |= {name for folder, name in hidden(storage, kind).items() if place(storage, kind, name) == folder}
     found = []
     for name in sorted(folders):
         try:
-            there = _node(store, kind, name, storage) is not None
+            there = _attributes(store, kind, name, storage) is not None
         except StoreError:
             there = True
         if there:
@@ -196,7 +216,7 @@ def sound(store: OpenStore, kind: str, run: str, metadata_alone: bool = False, s
     storage = run_storage(storage or store.contents.storage, kind, run, metadata_alone)
     try:
         refuse_damaged(store, kind, run, metadata_alone, storage)
-        return _node(store, kind, run, storage) is not None
+        return _attributes(store, kind, run, storage) is not None
     except StoreError:
         return False
 

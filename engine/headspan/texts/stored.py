@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from headspan.errors import counted
+from headspan.io.remembered import remembered
+from headspan.io.storage import Storage
 from headspan.store import results
 from headspan.store.reader import Store
 from headspan.store.write import analyses
@@ -56,17 +57,19 @@ def keep_vectors(store: Store, embedded: EmbeddedPool) -> str:
 
 def find_vectors(store: Store, pool: Pool) -> EmbeddedPool | None:
     """The vectors that the store keeps of these texts and concepts, under whatever name; None if it has none."""
-    for name, settings in _readable(store):
-        if settings.get("pool_sha256") == pool.sha256 and results.sound(store, "texts", name):
+    storage = _question(store)
+    for name, settings in results.all_settings(store, "texts", storage):
+        if settings.get("pool_sha256") == pool.sha256 and results.sound(store, "texts", name, storage=storage):
             with results.as_written(store, "texts", name):
-                vectors = results.load(store, "texts", name)[0]["vectors"]
-            return EmbeddedPool(stored_pool(store, name), vectors, settings.get("text_sha256"))
+                vectors = results.load(store, "texts", name, storage)[0]["vectors"]
+            return EmbeddedPool(_pool(store, name, settings), vectors, settings.get("text_sha256"))
     return None
 
 
 def kept_text_tower(store: Store) -> str | None:
     """The text tower of the kept vectors, for stores that do not record their own; None if no vectors record one."""
-    return next((tower for _, settings in _readable(store) if (tower := settings.get("text_sha256"))), None)
+    kept = results.all_settings(store, "texts", _question(store))
+    return next((tower for _, settings in kept if (tower := settings.get("text_sha256"))), None)
 
 
 def stored_name(store: Store, pool: Pool) -> str:
@@ -80,7 +83,22 @@ def stored_name(store: Store, pool: Pool) -> str:
 
 def stored_pool(store: Store, name: str) -> Pool:
     """Read the pool `name` from the store. Raises StoreError if it is missing or damaged."""
-    settings = results.load_settings(store, "texts", name)
+    return _pool(store, name, results.load_settings(store, "texts", name))
+
+
+def largest_pool(store: Store) -> Pool | None:
+    """The kept pool with the most texts; None if the store keeps none."""
+    kept = dict(results.all_settings(store, "texts", _question(store)))
+    largest = max(kept, key=lambda name: len(kept[name].get("texts", ())), default=None)
+    return None if largest is None else _pool(store, largest, kept[largest])
+
+
+def _question(store: Store) -> Storage:
+    """The store's storage, in which pools are listed once."""
+    return remembered(store.contents.storage, folders=["texts"], local=True)
+
+
+def _pool(store: Store, name: str, settings: dict[str, Any]) -> Pool:
     with results.as_written(store, "texts", name):
         concepts, author = settings["concepts"], settings.get("author")
         return Pool(
@@ -89,16 +107,3 @@ def stored_pool(store: Store, name: str) -> Pool:
             tuple(map(str, concepts)) if concepts else None,
             author and str(author),
         )
-
-
-def largest_pool(store: Store) -> Pool | None:
-    """The kept pool with the most texts; None if the store keeps none."""
-    sizes = {name: len(settings.get("texts", ())) for name, settings in _readable(store)}
-    return stored_pool(store, max(sizes, key=lambda name: sizes[name])) if sizes else None
-
-
-def _readable(store: Store) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and settings of every pool whose settings are undamaged."""
-    for name in results.runs(store, "texts"):
-        if results.sound(store, "texts", name, metadata_alone=True):
-            yield name, results.load_settings(store, "texts", name)

@@ -38,7 +38,7 @@ from headspan.describe.training.trained import (
 )
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
-from headspan.features.training.folder import only_trainer, prepare_folder
+from headspan.features.training.folder import only_trainer, prepare_folder, refuse_other_folder
 from headspan.io.files import delete_folder, refusals
 from headspan.io.json_files import read_json, write_json
 from headspan.io.tensor_files import write_tensors
@@ -49,6 +49,8 @@ from headspan.user_paths import expand_user
 # Sampled descriptions by which a model is measured before and after its training.
 SAMPLES = 256
 _UNTRAINED = "untrained.json"
+# What a folder is that is trained into.
+_ORIGIN = "a folder that describe train wrote"
 
 
 def train(
@@ -96,6 +98,7 @@ def train(
         HeadspanError: If transformers, PEFT or TRL is not installed.
     """
     folder = expand_user(out, StoreError)
+    refuse_other_folder(folder, _ORIGIN)
     chosen = settings or TrainingSettings()
     on = named_devices(device)[0]
     if not questions:
@@ -127,8 +130,7 @@ def train(
         "training": chosen.as_json(),
         "samples": samples,
     }
-    origin = "a folder that describe train wrote"
-    if prepare_folder(folder, wanted, RESULT, _versions(), "a training", origin):
+    if prepare_folder(folder, wanted, RESULT, _versions(), "a training", _ORIGIN):
         on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
         return open_trained(folder)
     with only_trainer(folder, on_progress):

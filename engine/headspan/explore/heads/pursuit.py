@@ -85,7 +85,9 @@ def head_pursuit(
         raise SettingsError(f"{counted(count, 'word')} per head; ask for at least 1")
     moments = store.moments(images)
     if moments.count < 2:
-        raise StoreError(f"{store.path}: {counted(moments.count, 'image')}, but a variance needs at least 2")
+        raise StoreError(
+            f"{store.path}: {counted(moments.count, 'image')}, but a variance needs at least 2; give more images"
+        )
     if count > len(names):
         few = f"the list has {counted(len(names), 'word')}, fewer than {count}"
         on_progress(Progress(NOTE, 1, 1, f"{few}: each head gets at most {len(names):,}"))

@@ -29,7 +29,7 @@ from headspan.store.magnitudes import component_covariances, magnitudes_of
 from headspan.store.moments_file import EmbeddingMoments, MergedMoments, variances_along
 from headspan.store.reader import Store
 from headspan.store.selection import Images, selection_of
-from headspan.texts.pool import Pool
+from headspan.texts.pool import Pool, read_pool
 from headspan.texts.stored import EmbeddedPool, largest_pool
 from headspan.texts.vectors import embed_pool, known_vectors, text_vectors
 
@@ -164,6 +164,8 @@ def text_shares(
     Raises SettingsError if the vector does not have the joint dimension or no direction; StoreError if the text's score
     does not vary, as over a single image; and the errors of `text_vectors`.
     """
+    # Read before a text is embedded, which may load the model.
+    pool = None if pool is None else read_pool(pool)
     vector = text_vectors(store, [text], on_progress, weights=weights)[0] if isinstance(text, str) else text
     refuse_other_vectors(store, np.asarray(vector)[None])
     exact = np.asarray(vector, np.float64)[None]

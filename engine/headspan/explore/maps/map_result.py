@@ -53,7 +53,9 @@ class TextMaps(Tabular):
     def __repr__(self) -> str:
         images, _, rows, columns = self.maps.shape
         words = ", ".join(self.words())
-        return f"TextMaps({words} through {self._heads()}: {counted(images, 'image')}, {rows} × {columns} patches)"
+        return (
+            f"TextMaps({words} through {self.heads_in_words()}: {counted(images, 'image')}, {rows} × {columns} patches)"
+        )
 
     @property
     def full(self) -> float:
@@ -163,7 +165,8 @@ class TextMaps(Tabular):
             return [_quoted(text) for text in self.texts]
         return [f"{_quoted(a)} against {_quoted(b)}" for a, b in zip(self.texts, self.against, strict=True)]
 
-    def _heads(self) -> str:
+    def heads_in_words(self) -> str:
+        """The heads by name if they are few, else how many."""
         if len(self.heads) <= _NAMED_HEADS:
             return ", ".join(head_name(layer, head) for layer, head in self.heads)
         if len(self.heads) == self.stored_heads:
@@ -171,7 +174,7 @@ class TextMaps(Tabular):
         return counted(len(self.heads), "head")
 
     def _title(self) -> str:
-        return f"{self.words()[0] if len(self.texts) == 1 else 'Maps'} through {self._heads()}"
+        return f"{self.words()[0] if len(self.texts) == 1 else 'Maps'} through {self.heads_in_words()}"
 
     def _unit(self) -> str:
         unit = _UNIT if self.against is None else _DIFFERENCE

@@ -68,7 +68,10 @@ class ImageSource:
         return digest.hexdigest()
 
     def _refused(self, error: HeadspanError) -> SourceError:
-        return SourceError(f"{self.name}: is no image that headspan can use ({error}); give a JPEG, PNG, WebP, GIF, …")
+        return SourceError(
+            f"{self.name}: is no image that headspan can use ({error}); give a JPEG, PNG, WebP or GIF file, or "
+            "another that Pillow reads"
+        )
 
 
 def image_source(image: str | Path | Image.Image | np.ndarray) -> ImageSource:

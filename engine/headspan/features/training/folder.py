@@ -18,6 +18,18 @@ from headspan.io.locks import alone
 _MADE_WITH = "made_with"
 
 
+def refuse_other_folder(folder: Path, origin: str) -> None:
+    """Raise StoreError if no training can go into a folder; called before what takes long, as `prepare_folder` later.
+
+    `origin` says what kind of folder is wanted, such as "a dictionary that headspan trained".
+    """
+    if not (folder / SETTINGS).is_file() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder}: exists and is not {origin}; choose another --out")
+    above = next(each for each in folder.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise StoreError(f"{folder}: cannot be written ({above} is a file); choose another --out")
+
+
 def prepare_folder(
     folder: Path, wanted: Mapping[str, Any], finished: str, versions: Mapping[str, str], kind: str, origin: str
 ) -> bool:
@@ -35,8 +47,7 @@ def prepare_folder(
     """
     path = folder / SETTINGS
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise StoreError(f"{folder}: exists and is not {origin}; choose another --out")
+        refuse_other_folder(folder, origin)
         with refusals(folder):
             make_folder(folder)
         write_json(path, {**wanted, _MADE_WITH: versions})

@@ -19,15 +19,16 @@ from headspan.config import AUTO
 from headspan.errors import SettingsError, StoreError, counted
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.learners.learner import Learner
-from headspan.features.learners.make import make_learner
+from headspan.features.learners.make import learner_settings, make_learner
 from headspan.features.pairs.block import Block
+from headspan.features.pairs.image_vectors import space_of
 from headspan.features.pairs.opening import open_pairs
 from headspan.features.pairs.pairs import Pairs
 from headspan.features.pairs.space import EMBEDDING
 from headspan.features.training.checkpoint import restore_training, save_training
 from headspan.features.training.dictionary import Dictionary, open_dictionary
 from headspan.features.training.files import CONFIG, LOSSES, REST, SETTINGS, STATE, WEIGHTS, write_dictionary
-from headspan.features.training.folder import only_trainer, prepare_folder
+from headspan.features.training.folder import only_trainer, prepare_folder, refuse_other_folder
 from headspan.features.training.settings import TrainingSettings, as_json, training_settings
 from headspan.head_names import Head
 from headspan.io.files import final_name, refusals
@@ -39,6 +40,8 @@ from headspan.user_paths import expand_user
 
 # Losses that the history holds at most, and pairs that the learner sees before the first step.
 _HISTORY, _SAMPLE = 500, 16_384
+# What a folder is that is trained into.
+_ORIGIN = "a dictionary that headspan trained"
 
 
 def train(
@@ -100,7 +103,17 @@ def train(
         StoreError: If the folder cannot be written, is damaged, or holds something else.
     """
     folder = expand_user(out, StoreError)
+    refuse_other_folder(folder, _ORIGIN)
     on = named_devices(device)[0]
+    given = {"batch": batch, "lr": lr, "weight_decay": weight_decay, "clip": clip, "seed": seed}
+    number_format = ("bf16" if on.type == "cuda" else "fp32") if precision == AUTO else precision
+    if not isinstance(stores, Pairs):
+        # Settings are checked before captions are embedded, which may take minutes.
+        named = [stores] if isinstance(stores, (Store, str, Path)) else stores
+        stores = opened = [each if isinstance(each, Store) else Store(each) for each in named]
+        training_settings(1, number_format, given, epochs=epochs, steps=steps)
+        if opened:
+            learner_settings(learner, space_of(opened[0], space, heads, layers).width, **settings)
     pairs = (
         stores
         if isinstance(stores, Pairs)
@@ -116,14 +129,7 @@ def train(
             on_progress=on_progress,
         )
     )
-    given = {"batch": batch, "lr": lr, "weight_decay": weight_decay, "clip": clip, "seed": seed}
-    chosen = training_settings(
-        len(pairs),
-        ("bf16" if on.type == "cuda" else "fp32") if precision == AUTO else precision,
-        given,
-        epochs=epochs,
-        steps=steps,
-    )
+    chosen = training_settings(len(pairs), number_format, given, epochs=epochs, steps=steps)
     # The caller's generators stay as they are.
     with torch.random.fork_rng(devices=[on] if on.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -142,13 +148,12 @@ def train(
             "texts": pairs.with_texts,
             "captions_sha256": pairs.captions_sha256,
         }
-        origin = "a dictionary that headspan trained"
-        if prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", origin):
+        if prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", _ORIGIN):
             on_progress(Progress(NOTE, 1, 1, f"{folder} was already trained with the same settings; it is unchanged"))
             return open_dictionary(folder)
         with only_trainer(folder, on_progress):
             # The process before may have deleted the folder of a training that diverged.
-            if not prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", origin):
+            if not prepare_folder(folder, wanted, CONFIG, _versions(), "a dictionary", _ORIGIN):
                 _Training(folder, pairs, module.to(on), chosen, on_progress, checkpoint_seconds).run()
     return open_dictionary(folder)
 
