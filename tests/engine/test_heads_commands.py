@@ -47,6 +47,8 @@ def test_heads_for_words_are_ranked_beside_chance(toy_run: ToyRun, capsys: pytes
     first = found.ranking()[0]
     assert f"{100 * found.explained_by(*first):.1f} %" in lines[1]
     assert found.texts(*first)[0] in lines[1]
+    # Words begin where their column's name does.
+    assert lines[1][lines[0].index("words, with") :].startswith(found.texts(*first)[0])
     assert "in the span of 2 of 5 words" in lines[10]
     assert "of 9 heads above chance" in lines[12]
     variance = hs.open(toy_run.path).magnitudes().of(*first)[0]
@@ -179,3 +181,18 @@ def test_variances_are_taken_over_the_selected_images(
     row = run(capsys, *asked, "--csv", "-")[1].split(",")
     spectrum = hs.explore.spectra(store, [(1, 2)], pool, 2, images=chosen)
     assert float(row[5]) == spectrum.share[0, 0]
+
+
+def test_a_store_that_may_only_be_read_answers_and_stays_as_it_was(
+    toy_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = relative_files(toy_copy)
+    for path in [toy_copy, *toy_copy.rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o555)
+    atlas = tmp_path / "atlas.parquet"
+    assert run(capsys, "heads", toy_copy, "--for", WORDS, "--draws", 0)
+    assert run(capsys, "heads", toy_copy, "--text", "never seen before", "--covariance")
+    assert run(capsys, "spectra", toy_copy, "--head", "L2.H1", "--directions", 1)
+    assert run(capsys, "export", toy_copy, "--to", atlas, "--atlas", "--head", "L1.H2", "--no-pictures")
+    assert atlas.is_file()
+    assert relative_files(toy_copy) == before

@@ -161,6 +161,12 @@ def test_programs_that_keep_all_keys_equal_the_loops(
     check_attention(found, qkv, heads, pooling, tolerances.FLOAT16_PRODUCT)
 
 
+def test_programs_that_keep_all_keys_are_right_at_the_size_of_vit_l(random: torch.Generator) -> None:
+    qkv = draw(random, 1, 257, 3 * 64, dtype=torch.bfloat16)
+    cut = next(cut for cut in candidates(64, torch.bfloat16, 257) if cut.whole)
+    check_attention(attention_emit_cut(cut, qkv, 1, None, True), qkv, 1, None, tolerances.BFLOAT16_ROUNDING)
+
+
 @pytest.mark.full_size
 @pytest.mark.parametrize(("tokens", "size"), [(50, 64), (197, 64), (257, 64), (577, 64), (257, 80), (256, 104)])
 def test_every_block_size_of_the_benchmark_is_right_at_the_sizes_of_clips_models(
