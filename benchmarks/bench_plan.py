@@ -36,8 +36,8 @@ from tests.conftest import image_members, write_tar
 
 QUESTION = "planning a store of many images"
 DUE_TO = (
-    "A unit of 16,384 images and one tar are in memory at a time, so the memory does not grow. An open store reads "
-    "none of the tables of samples."
+    "A unit of 16,384 images and one tar are in memory at a time, beside the list of shards. An open store reads none "
+    "of the tables of samples."
 )
 _UNIT_IMAGES, _TAR_IMAGES = 16_384, 10_000
 # Words of captions, and different captions.

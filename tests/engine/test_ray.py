@@ -6,6 +6,7 @@ tests/engine/test_ray_cluster.py has Ray's own cluster.
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -403,6 +405,22 @@ def test_addresses_and_numbers_that_are_not_possible_are_refused(capsys: pytest.
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.parametrize("variable", [False, True])
+def test_an_address_without_a_cluster_is_refused(variable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    where = f"--ray: no Ray cluster answers at {address}, the value of RAY_ADDRESS; correct it"
+    given = f"--ray {address}: no Ray cluster answers at this address; start one with `ray start --head`"
+    with (
+        pytest.raises(SettingsError, match=re.escape(where if variable else given)),
+        RayCluster(None if variable else address),
+    ):
+        pass
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
