@@ -7,8 +7,10 @@ a store. Reading tars is measured apart, over tars of small images, by as many p
 
 from __future__ import annotations
 
+import io
 import os
 import resource
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,6 @@ from headspan.shards.urls import stored_names
 from headspan.store.tables import SAMPLES, read_unit
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
-from tests.conftest import image_members, write_tar
 
 QUESTION = "planning a store of many images"
 DUE_TO = (
@@ -40,6 +41,7 @@ DUE_TO = (
     "of the tables of samples."
 )
 _UNIT_IMAGES, _TAR_IMAGES = 16_384, 10_000
+_CAPTION = b"ten words that say what can be seen in an image"
 # Words of captions, and different captions.
 _WORDS, _CAPTIONS = 10, 1 << 16
 
@@ -120,11 +122,13 @@ def read(folder: Path, tars: int, images: int) -> dict[str, Any]:
     """What it takes to read the headers and captions of tars."""
     names = []
     for number in range(tars):
-        members = image_members(range(0), ())
-        for image in range(images):
-            key = f"{number * images + image:09d}"
-            members += [(f"{key}.jpg", bytes(300)), (f"{key}.txt", b"ten words that say what can be seen in an image")]
-        names.append(str(write_tar(folder / f"{number:05d}.tar", members)))
+        names.append(str(folder / f"{number:05d}.tar"))
+        with tarfile.open(names[-1], "w") as tar:
+            for image in range(number * images, (number + 1) * images):
+                for extension, data in (("jpg", bytes(300)), ("txt", _CAPTION)):
+                    member = tarfile.TarInfo(f"{image:09d}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     with begun_plan(folder / "read.zarr", stored_names(names), _UNIT_IMAGES, MemberNames()) as plan:
         assert plan is not None

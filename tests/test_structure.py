@@ -406,3 +406,14 @@ def test_only_io_links_renames_locks_maps_and_syncs_files() -> None:
         for line in file_operations(path.read_text())
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_tests_import_tests() -> None:
+    folders = (ENGINE, KERNELS, ROOT / "benchmarks", ROOT / "tools")
+    importing = [
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if any(is_in(name, "tests") for _, name in imported_modules(path.read_text(), "module", False))
+    ]
+    assert importing == []
