@@ -72,7 +72,7 @@ def test_images_are_spliced_from_all_blocks_and_chance_has_fewer_texts(
     assert "9 images, " in said
     assert "the pool, rotated" in said
     assert main(["features", "splice", str(captioned_store.path), "--penalty", "-1"]) == 2
-    assert "give a penalty above 0, at least 1 image" in capsys.readouterr().err
+    assert "--penalty -1 is out of range; give one above 0" in capsys.readouterr().err
 
 
 def test_features_of_patches_are_trained_and_scored_over_the_patches_of_all_images(

@@ -274,7 +274,8 @@ def test_an_error_of_model_or_plan_is_raised_and_leaves_nothing(
             raise ModelError("no weights")
 
         loaded_when(fail, monkeypatch)
-    expected: type[HeadspanError] = SourceError if broken == "shards" else ModelError
+    # Shards on disk are looked at before the model is loaded.
+    expected: type[HeadspanError] = ModelError if broken == "model" else SourceError
     with pytest.raises(expected):
         hs.precompute(out=tmp_path / "out" / "run.zarr", **settings)
     assert not list((tmp_path / "out").iterdir())
