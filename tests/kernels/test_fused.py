@@ -104,7 +104,8 @@ def test_attention_with_the_head_dimensions_of_clips_models(random: torch.Genera
     [
         *((50, 64), (197, 64), (257, 64), (256, 64), (50, 128)),
         # A class token and whole blocks of rows and keys, as with 257 tokens.
-        *((129, size) for size in (80, 88, 104)),
+        (129, 80),
+        *(pytest.param(129, size, marks=pytest.mark.full_size) for size in (88, 104)),
         *(pytest.param(257, size, marks=pytest.mark.full_size) for size in (80, 88, 104)),
     ],
 )
@@ -245,7 +246,10 @@ def test_attention_of_one_query_row_equals_the_loops(
 
 
 @pytest.mark.parametrize("world", [80], indirect=True)
-@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [*(pytest.param(*each, marks=pytest.mark.full_size) for each in DTYPES[:-1]), DTYPES[-1]],
+)
 def test_ops_with_matrix_products_work_on_sm_80(
     random: torch.Generator, world: None, dtype: torch.dtype, tolerance: float
 ) -> None:
