@@ -88,12 +88,12 @@ def dumped(binary: Any, what: str, folder: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-# Bytes that one cut which no GPU has measured yet spills under Triton 3.9, and not under 3.6 and 3.8.
+# Bytes that cuts which are not in use spill under Triton 3.9, and not under 3.6 and 3.8.
 SPILLED = 64
 
 
 def check(launcher: Launcher, folder: Path, spilled: int = 0) -> None:
-    """Look at every compiled kernel; `spilled` is the most bytes of the stack that those may use which are not in use."""
+    """Look at every compiled kernel; `spilled` is the most bytes of the stack that one may use."""
     assert launcher.made
     for name, binaries in launcher.made.items():
         for binary in {id(binary): binary for binary in binaries}.values():
@@ -102,7 +102,7 @@ def check(launcher: Launcher, folder: Path, spilled: int = 0) -> None:
             assert 0 < found.registers <= 255
             assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
             assert found.local == 0, f"{name} spills: {found}"
-            assert found.stack <= (spilled if name == "attend_heads" else 0), f"{name} spills: {found}"
+            assert found.stack <= spilled, f"{name} spills: {found}"
             if launcher.architecture == 90 and name in TENSOR_CORES:
                 in_float32 = binary.src.signature.get("qkv") == "*fp32"
                 wanted = "HG?MMA" if in_float32 else TENSOR_CORES[name]
