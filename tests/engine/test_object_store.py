@@ -276,6 +276,26 @@ def test_left_overs_are_removed_an_hour_later_by_the_clock_of_the_server(server:
     assert server.uploads() == [f"run.zarr/records/staged/{living.token}/b"]
 
 
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("fault", ["busy", "cut", "half"])
+def test_left_over_uploads_are_removed_although_some_answers_fail(server: Server, fault: str) -> None:
+    storage().stage("a").write(bytes(2 * PART))
+    assert len(server.uploads()) == 1
+    server.faults.ahead = 3700
+    failed: set[str] = set()
+
+    def once(request: Request) -> str | None:
+        if request.kind not in ("uploads", "abort") or request.kind in failed:
+            return None
+        failed.add(request.kind)
+        return fault
+
+    server.faults.fault = once
+    storage().remove_abandoned()
+    assert failed == {"uploads", "abort"}
+    assert not server.uploads()
+
+
 def fill(store: StoreWriter, times: int = 1) -> list[bool]:
     """Write and commit every unit; returns for each whether this writer committed it."""
     committed = []

@@ -6,6 +6,7 @@ two requests. Other providers delete unfinished uploads themselves.
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from xml.etree import ElementTree
 from headspan.io.buckets import aws_keys, endpoint, region
 
 _SECONDS = 60.0
+# Servers may be busy, and answers cut, so a request is repeated after so many seconds, as obstore repeats its own.
+_WAIT_SECONDS = (0.1, 0.5)
 _XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
@@ -61,6 +64,19 @@ def _asked(url: str, method: str, path: str, query: dict[str, str]) -> bytes:
     request = AWSRequest(method, address)
     S3SigV4Auth(keys, "s3", region(url)).add_auth(request)
     signed = urllib.request.Request(address, headers=dict(request.headers.items()), method=method)
-    with urllib.request.urlopen(signed, timeout=_SECONDS) as answer:
+    for seconds in _WAIT_SECONDS:
+        try:
+            return _answer(signed)
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise
+        except (OSError, HTTPException):
+            pass
+        time.sleep(seconds)
+    return _answer(signed)
+
+
+def _answer(request: urllib.request.Request) -> bytes:
+    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
         content: bytes = answer.read()
     return content
