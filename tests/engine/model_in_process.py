@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from headspan.explore.query.query_image import QueryImage, query_image
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.stores import ModelState
-from headspan.web.state.known_texts import KnownTexts
+from headspan.web.state.known_texts import KnownTexts, Stored
 from headspan.web.state.model_worker import Worker
 from headspan.web.state.worker_messages import WorkerSettings
 
@@ -34,7 +34,7 @@ class InProcess:
     def warm(self, store: Store) -> None:
         """Nothing, since a model is loaded by the first question that needs it."""
 
-    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
+    def known_texts(self, store: Store) -> Stored:
         """As `Model.known_texts`."""
         return self._known.stored(store)
 

@@ -35,6 +35,8 @@ from headspan.store.results import Named, check_run, load, load_settings, made_f
 from headspan.store.write.run_claim import claimed
 from headspan.store.write.run_folder import group_of_kind
 
+# Arrays and settings.
+_Run = tuple[dict[str, np.ndarray], dict[str, Any]]
 # A hidden run that is older was left by a killed process.
 _LEFT_SECONDS = 3600
 # Some 10⁴ roundings of float64 numbers in another order, in the worst case.
@@ -71,11 +73,12 @@ def save(
     with _refusals(store, kind, run):
         _recover(storage, kind, run)
     existed = _exists(storage, own)
-    equal = _holds(store, kind, run, arrays, settings)
-    stays = bool(additions) and _holds(store, kind, run, arrays, settings, additions)
+    kept = _kept(store, kind, run)
+    equal = _holds(kept, arrays, settings)
+    stays = bool(additions) and _holds(kept, arrays, settings, additions)
     adds = any(name in arrays or name in settings for name in additions)
     same = (equal and not _moved(store, kind, run, sources)) or (stays and not adds)
-    if same and not _lacks(store, kind, run, arrays, settings):
+    if same and not _lacks(kept, arrays, settings):
         if storage.size(record_key(kind, run)) is None:
             # Its writer was killed before it could record the files.
             with _refusals(store, kind, run):
@@ -228,24 +231,24 @@ def has_content(
     sources: Mapping[str, str],
 ) -> bool:
     """Return whether there is a sound run of this content, made from these sources, perhaps with fewer settings."""
-    return not _moved(store, kind, run, sources) and _holds(store, kind, run, arrays, settings)
+    return not _moved(store, kind, run, sources) and _holds(_kept(store, kind, run), arrays, settings)
+
+
+def _kept(store: Store, kind: str, run: str) -> _Run | None:
+    """Return the arrays and settings of a sound run; None if there is none."""
+    return load(store, kind, run) if sound(store, kind, run) else None
 
 
 def _holds(
-    store: Store,
-    kind: str,
-    run: str,
-    arrays: Mapping[str, Named],
-    settings: dict[str, Any],
-    besides: Collection[str] = (),
+    run: _Run | None, arrays: Mapping[str, Named], settings: dict[str, Any], besides: Collection[str] = ()
 ) -> bool:
-    """Return whether there is a sound run, and all its arrays and settings are among these, with equal values.
+    """Return whether all arrays and settings of a run are among these, with equal values; False for None.
 
     Those named in `besides` are not compared.
     """
-    if not sound(store, kind, run):
+    if run is None:
         return False
-    kept_arrays, kept = (_without(each, besides) for each in load(store, kind, run))
+    kept_arrays, kept = (_without(each, besides) for each in run)
     # As JSON, NaN equals NaN, and a tuple equals a list.
     return all(
         name in arrays and _equal(np.asarray(arrays[name][0]), values) for name, values in kept_arrays.items()
@@ -268,10 +271,9 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
 
 
-def _lacks(store: Store, kind: str, run: str, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
+def _lacks(run: _Run | None, arrays: Mapping[str, Named], settings: dict[str, Any]) -> bool:
     """Return whether a run by an earlier version lacks some of these arrays or settings."""
-    kept_arrays, kept = load(store, kind, run)
-    return not (arrays.keys() <= kept_arrays.keys() and settings.keys() <= kept.keys())
+    return run is None or not (arrays.keys() <= run[0].keys() and settings.keys() <= run[1].keys())
 
 
 def _as_json(value: Any) -> str:

@@ -182,10 +182,9 @@ class Commits(CommitRecords):
         self._storage.put(COMPLETE, [_dump_files(files)])
 
     def _merge_group(self, group: int) -> None:
-        whole = group_key(group)
-        keys = [unit_key(unit) for unit in self.units_of(group)]
+        whole, units = group_key(group), self.units_of(group)
+        keys = [unit_key(unit) for unit in units]
         if not self._exists(whole):
-            units = self.units_of(group)
             # The last one first, since a worker alone goes through a group from its start. Then in a drawn order: where
             # several share the group, few looks find a unit that is not committed.
             if group not in self._left:

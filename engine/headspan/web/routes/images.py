@@ -6,7 +6,6 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query
-from jaxtyping import Float32
 
 from headspan.errors import SourceError
 from headspan.explore.query.image_parts import ImageParts, image_parts
@@ -106,16 +105,10 @@ def image_zero_shot(asked: Asked, image: ImageName, text: Texts) -> list[ZeroSho
 @router.get("/texts")
 def image_texts(asked: Asked, image: ImageName, limit: Annotated[int, Query(ge=1, le=100)] = 10) -> list[NearText]:
     """The texts with the largest cosines with an image, among all whose vectors the store keeps, largest first."""
-    texts, vectors = asked.keep("vectors of known texts", lambda: _known_vectors(asked), lambda found: found[1].nbytes)
-    cosines = vectors @ unit_embedding(asked.image(image)).astype(np.float32)
-    nearest = np.argsort(-cosines, kind="stable")[:limit]
-    return [NearText(text=texts[place], cosine=float(cosines[place])) for place in nearest]
-
-
-def _known_vectors(asked: AskedStore) -> tuple[tuple[str, ...], Float32[np.ndarray, "text joint"]]:
     known = asked.explorer.model.known_texts(asked.store)
-    vectors = np.array(list(known.values()), np.float32).reshape(len(known), asked.store.joint)
-    return tuple(known), vectors
+    cosines = known.vectors @ unit_embedding(asked.image(image)).astype(np.float32)
+    nearest = np.argsort(-cosines, kind="stable")[:limit]
+    return [NearText(text=known.texts[place], cosine=float(cosines[place])) for place in nearest]
 
 
 def _picture(asked: AskedStore, index: int) -> tuple[PictureShape | None, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from headspan.explore.query.query_image import QueryImage
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.stores import ModelState
+from headspan.web.state.known_texts import Stored
 
 
 class ModelLoading(ModelError):
@@ -29,8 +30,8 @@ class Model(Protocol):
     def warm(self, store: Store) -> None:
         """Begin to load the store's model, unless that has begun; returns at once."""
 
-    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
-        """The unit vectors of the texts that the store keeps, by text. The model is not asked."""
+    def known_texts(self, store: Store) -> Stored:
+        """The texts that the store keeps, with their unit vectors. The model is not asked."""
 
     def text_vectors(
         self, store: Store, texts: Sequence[str]

@@ -18,7 +18,7 @@ from headspan.store.head_space import Head
 from headspan.store.reader import Store
 from headspan.web.answers.stores import ModelState
 from headspan.web.state.bounded import Bounded
-from headspan.web.state.known_texts import KnownTexts
+from headspan.web.state.known_texts import KnownTexts, Stored
 from headspan.web.state.model_process import ModelProcess
 from headspan.web.state.worker_messages import WorkerSettings
 
@@ -76,7 +76,7 @@ class ModelProcesses:
         """As `Model.warm`."""
         self.process(store).start()
 
-    def known_texts(self, store: Store) -> Mapping[str, Float32[np.ndarray, " joint"]]:
+    def known_texts(self, store: Store) -> Stored:
         """As `Model.known_texts`."""
         return self._known.stored(store)
 
