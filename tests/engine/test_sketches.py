@@ -18,10 +18,15 @@ from headspan.explore.nearest import eight_bits, kept_sketches
 from headspan.explore.nearest import sketch as sketch_module
 from headspan.explore.nearest import survivors as survivors_module
 from headspan.explore.nearest.eight_bits import EightBits
-from headspan.explore.nearest.neighbours import nearest_to_image, nearest_to_vector, query_vector
+from headspan.explore.nearest.neighbours import (
+    nearest_to_image,
+    nearest_to_one_of,
+    nearest_to_vector,
+    query_vector,
+)
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import ScoredEmbedding, ScoredHeads, Sketchable
-from headspan.explore.nearest.search import search, search_both_ends
+from headspan.explore.nearest.search import search, search_both_ends, search_one_of
 from headspan.explore.nearest.sketch import Sketch
 from headspan.explore.nearest.survivors import survivors
 from headspan.explore.query.query_image import query_image
@@ -139,18 +144,20 @@ def scored_by(store: hs.Store, heads: list[Head] | None) -> Sketchable:
     return ScoredEmbedding(store) if heads is None else ScoredHeads(store, heads)
 
 
-@pytest.mark.parametrize("first_alone", [False, True], ids=["all axes", "first axes"])
+@pytest.mark.parametrize("few", [0, 19], ids=["further axes", "all axes at once"])
 @pytest.mark.parametrize("heads", [None, SOME_HEADS, [(2, 1)]], ids=["embedding", "four heads", "one head"])
 def test_the_nearest_images_survive_whatever_the_numbers_are(
-    store: hs.Store, heads: list[Head] | None, first_alone: bool, monkeypatch: pytest.MonkeyPatch
+    store: hs.Store, heads: list[Head] | None, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # One head has 19 coordinates.
+    monkeypatch.setattr(sketch_module, "_FEW", few)
     # Every query is tried, and every row may be left.
     monkeypatch.setattr(survivors_module, "_HOPELESS", np.inf)
     monkeypatch.setattr(survivors_module, "_MOST_LEFT", 1)
     # Many rows are farther than eight bits can say.
     monkeypatch.setattr(sketch_module, "FAR_ROWS", 0.2)
     scored = scored_by(store, heads)
-    every_survives(store, heads, Sketch(scored, IMAGES, first_alone), scored)
+    every_survives(store, heads, Sketch(scored, IMAGES), scored)
 
 
 def test_the_nearest_images_survive_eight_bits_of_all_numbers(store: hs.Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,14 +283,71 @@ def test_a_search_of_ablated_embeddings_adds_the_bounds_of_other_sketches(
     assert counted.calls == 1 + len(ablated)
 
 
-def test_both_ends_are_the_nearest_of_a_query_and_of_its_negative(store: hs.Store) -> None:
+@pytest.mark.parametrize("sketched", [False, True], ids=["by all numbers", "by a sketch"])
+@pytest.mark.parametrize("heads", [SOME_HEADS, [(2, 1)]], ids=["four heads", "one head"])
+def test_both_ends_are_the_nearest_of_a_query_and_of_its_negative(
+    store: hs.Store, heads: list[Head], sketched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sketches, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(sketch_module, "FAR_ROWS", 0.2)
     for query in queries(store):
         for count in (1, 9):
-            top, bottom = search_both_ends(store, SOME_HEADS, query, count)
+            top, bottom = search_both_ends(store, heads, query, count, sketched)
             for found, sign in ((top, 1), (bottom, -1)):
-                wanted = search(store, SOME_HEADS, sign * query, count, sketched=False)
+                wanted = search(store, heads, sign * query, count, sketched=False)
                 np.testing.assert_array_equal(found.images, wanted.images)
                 np.testing.assert_array_equal(found.scores, sign * wanted.scores)
+
+
+def test_the_nearest_images_of_listed_texts_are_those_of_a_search_to_the_bit(
+    store: hs.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sketches, "_LEAST_BYTES", 0)
+    texts = np.stack([*queries(store), *np.random.default_rng(2).standard_normal((30, store.joint))])
+    texts = texts.astype(np.float32)
+    kept_sketches.forget_sketches()
+    answered = 0
+    for place in range(len(texts)):
+        for count in (1, 20, 128, 500):
+            wanted = search(store, None, texts[place], count, sketched=False)
+            found = search_one_of(store, texts, place, count, listed=True)
+            np.testing.assert_array_equal(found.images, wanted.images)
+            np.testing.assert_array_equal(found.scores, wanted.scores)
+            lists = kept_sketches.lists_of(store, texts)
+            assert lists is not None
+            answered += lists.near(place, texts[place], count) is not None
+    # Where many images are equal, or more are asked for than are listed, a search answers.
+    assert answered > len(texts) or store.path.name in ("equal.zarr", "few_distinct.zarr", "zero_but_one.zarr")
+    # Lists are those of the first texts.
+    others = texts[::-1].copy()
+    wanted = search(store, None, others[0], 3, sketched=False)
+    np.testing.assert_array_equal(search_one_of(store, others, 0, 3, listed=True).images, wanted.images)
+
+
+def test_lists_of_a_store_with_few_images_leave_out_failed_ones(
+    toy_copy: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = hs.open(toy_copy, include_failed=True)
+    texts = np.random.default_rng(2).standard_normal((3, store.joint)).astype(np.float32)
+    for place in range(3):
+        for count in (1, 5, 1000):
+            wanted = search(store, None, texts[place], count, sketched=False)
+            found = search_one_of(store, texts, place, count, listed=True)
+            np.testing.assert_array_equal(found.images, wanted.images)
+    assert kept_sketches.lists_of(store, texts).near(0, texts[0], 1000) is not None  # type: ignore[union-attr]
+
+
+def test_the_second_question_about_listed_texts_has_lists_built(tmp_path: Path, counted: Count) -> None:
+    store = one_store(tmp_path)
+    texts = np.random.default_rng(2).standard_normal((3, store.joint)).astype(np.float32)
+    wanted = [nearest_to_vector(store, text).images.tolist() for text in texts]
+    found = []
+    for place in range(3):
+        found.append(nearest_to_one_of(store, texts, place).images.tolist())
+        finish()
+    assert found == wanted
+    assert kept_sketches.lists_of(store, texts) is not None
+    assert kept_sketches.lists_of(one_store(tmp_path / "other"), texts) is None
 
 
 def test_of_equal_scores_the_first_images_are_chosen(toy_store: hs.Store) -> None:
@@ -389,7 +453,7 @@ def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_no
 ) -> None:
     store = one_store(tmp_path)
     # One sketch of one head, not two.
-    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", Sketch.most_bytes(IMAGES, True) * 3 // 2)
+    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", Sketch.most_bytes(IMAGES, 19) * 3 // 2)
 
     def ask(head: Head | None) -> np.ndarray:
         found = nearest_to_image(store, 0, None if head is None else [head]).images
@@ -407,8 +471,10 @@ def test_kept_sketches_stay_within_their_memory_and_queries_that_alternate_do_no
     for _ in range(6):
         ask((2, 0))
     assert counted.calls == 2
-    # One with further axes does not fit, and is not built.
-    monkeypatch.setattr(kept_sketches, "_LEAST_FURTHER_BYTES", 0)
+    # A larger one does not fit, and is not built.
+    monkeypatch.setattr(kept_sketches, "_KEPT_BYTES", Sketch.most_bytes(IMAGES, 19) * 11 // 10)
+    monkeypatch.setattr(sketch_module, "_FEW", 19)
+    monkeypatch.setattr(sketch_module, "_MOST_AXES", 100)
     for _ in range(9):
         ask(None)
     assert counted.calls == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from headspan.errors import SettingsError, counted
 from headspan.io.disk_blocks import MOST_BYTES
@@ -67,6 +68,8 @@ def serve(
     """
     share_one_heap()
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # Requests are answered side by side, and threads of BLAS would spin while they wait for their next product.
+    threadpool_limits(1, "blas")
     opened = OpenStores(stores, cache_bytes)
     if len(weights) not in (0, 1, len(stores)):
         raise SettingsError(f"{counted(len(weights), 'place')} of weights for {counted(len(stores), 'store')}; {_EACH}")

@@ -94,9 +94,10 @@ class EightBits:
         single = weights.astype(np.float32)
         of_single = _TERM * len(weights) * float(np.linalg.norm(weights)) * self._longest
 
-        def upper() -> Int32[np.ndarray, " row"]:
-            found = np.empty((len(self._steps), 1), np.float32)
-            numkong.cdist(self._steps, coarse.astype(np.int8)[None], "dot", out=numkong.from_dlpack(found))
+        def upper(some: Int[np.ndarray, " some"] | None) -> Int32[np.ndarray, " row"]:
+            read = self._steps if some is None else np.take(self._steps, some, axis=0)
+            found = np.empty((len(read), 1), np.float32)
+            numkong.cdist(read, coarse.astype(np.int8)[None], "dot", out=numkong.from_dlpack(found))
             return found.reshape(-1).astype(np.int32)
 
         def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
@@ -108,8 +109,22 @@ class EightBits:
             return estimates, estimates + (length * (1 + SLACK) * left_out + rounding + of_single)
 
         some = self._some @ single
+        largest = float(np.linalg.norm(coarse)) * self._longest
+
+        def rough(some: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
+            return np.full(len(some), largest, np.float32)
+
         return Products(
-            *(upper, unit, centre + lost + error + rounding, error + lost, float(some.var()) if len(some) else 0.0),
+            *(
+                upper,
+                rough,
+                largest,
+                0,
+                unit,
+                centre + lost + error + rounding,
+                error + lost,
+                float(some.var()) if len(some) else 0.0,
+            ),
             *(bounds, self._rows, self._hidden, self._far),
         )
 

@@ -4,7 +4,8 @@ The first query of some heads, or of the embedding, reads all of their numbers, 
 has a sketch built: by one thread of low priority, one sketch after the other, while further queries read all numbers.
 Later queries read the sketch. Sketches are dropped with their store. Together they stay within `_KEPT_BYTES`: a sketch
 for which there is no room replaces only sketches that no query has used for a while, so that queries that alternate
-between many sets of heads do not build one each time. Copies of the embeddings in eight bits are kept alike.
+between many sets of heads do not build one each time. Copies of the embeddings in eight bits, and the lists of the
+nearest images of texts, are kept alike.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import cast
 
+import numpy as np
+from jaxtyping import Float32
+
 from headspan.background import finish, later
 from headspan.explore.nearest.eight_bits import EightBits
+from headspan.explore.nearest.nearest_lists import NearestLists
 from headspan.explore.nearest.scored import ScoredEmbedding, Sketchable
 from headspan.explore.nearest.sketch import Sketch
 from headspan.forgetting import Forgetting
@@ -25,14 +30,14 @@ from headspan.store.reader import Store
 
 # Fewer bytes are read in some milliseconds without a sketch.
 _LEAST_BYTES = 64 << 20
-# Of fewer bytes, images that a sketch's first axes leave are scored as quickly as further axes would be read.
-_LEAST_FURTHER_BYTES = 256 << 20
 _KEPT_BYTES = 3 << 30
 # A sketch may be replaced if none of so many queries has used it.
 _UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
-_Kind = Sketch | EightBits
+# Of more products of numbers, lists would take more than some minutes of a core.
+_MOST_PRODUCTS = 4e12
+_Kind = Sketch | EightBits | NearestLists
 
 
 class _Kept:
@@ -124,11 +129,11 @@ def sketch_for(store: Store, scored: Sketchable, sketched: bool | None = None) -
     By default the second query of them has a sketch built in the background. If `sketched` is true, this query builds
     it first; if it is false, none is built.
     """
-    rows, alone = store.planned_images, scored.bytes < _LEAST_FURTHER_BYTES
+    rows = store.planned_images
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
     key = (_kept.number(store), scored.of)
-    found = _kept_or_built(key, Sketch.most_bytes(rows, alone), lambda: Sketch(scored, rows, alone), sketched)
+    found = _kept_or_built(key, Sketch.most_bytes(rows, scored.coordinates), lambda: Sketch(scored, rows), sketched)
     # Keys tell which of both it is.
     return cast("Sketch | None", found)
 
@@ -141,6 +146,22 @@ def eight_bits_of(store: Store, scored: ScoredEmbedding, sketched: bool | None =
     key = (_kept.number(store), scored.of, "eight bits")
     found = _kept_or_built(key, EightBits.most_bytes(rows, store.joint), lambda: EightBits(scored, rows), sketched)
     return cast("EightBits | None", found)
+
+
+def lists_of(
+    store: Store, vectors: Float32[np.ndarray, "text joint"], listed: bool | None = None
+) -> NearestLists | None:
+    """The nearest images by embedding of each of many texts; None if there are none yet, or they would take too long.
+
+    `listed` is as `sketched` in `sketch_for`. One list is kept for each store: that of the texts of the first call.
+    """
+    scored, rows = ScoredEmbedding(store), store.planned_images
+    if listed is False or scored.bytes < _LEAST_BYTES or vectors.size * float(rows) > _MOST_PRODUCTS:
+        return None
+    key, size_bytes = (_kept.number(store), "nearest of texts"), NearestLists.most_bytes(len(vectors))
+    return cast(
+        "NearestLists | None", _kept_or_built(key, size_bytes, lambda: NearestLists(scored, rows, vectors), listed)
+    )
 
 
 def _kept_or_built(key: Hashable, most_bytes: int, build: Callable[[], _Kind], at_once: bool | None) -> _Kind | None:

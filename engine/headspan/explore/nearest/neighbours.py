@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.nearest.search import search, search_both_ends
+from headspan.explore.nearest.search import search, search_both_ends, search_one_of
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, own_coordinates, query_image, unit_embedding
 from headspan.frames import Tabular
@@ -96,6 +96,16 @@ def nearest_to_vector(
     """
     refuse_other_vectors(store, np.asarray(vector)[None])
     return nearest(store, np.asarray(vector, np.float32), heads, count)
+
+
+def nearest_to_one_of(
+    store: Store, vectors: Float32[np.ndarray, "text joint"], place: int, count: int = 10
+) -> Neighbours:
+    """What `nearest_to_vector` finds by embedding for row `place` of vectors that are asked about again and again.
+
+    The second call begins to list the images of all of them in the background; then an answer takes a millisecond.
+    """
+    return Neighbours(*search_one_of(store, vectors, place, count), store)
 
 
 def both_ends(

@@ -78,6 +78,11 @@ class Sketchable(Scored):
     def of(self) -> Hashable:
         """What tells these numbers from others of the store."""
 
+    @property
+    @abstractmethod
+    def coordinates(self) -> int:
+        """How many numbers each image has."""
+
     @abstractmethod
     def block(self, first_row: int, end: int) -> Float32[np.ndarray, "row coordinate"]:
         """The coordinates of rows of the store, NaN for images that are not shown."""
@@ -142,6 +147,10 @@ class ScoredHeads(Sketchable):
     @property
     def of(self) -> Hashable:
         return frozenset(self._heads)
+
+    @property
+    def coordinates(self) -> int:
+        return len(self._heads) * self._store.head_dim + len(self._store.mean_and_bias)
 
     @cached_property
     def directions(self) -> Float64[np.ndarray, "coordinate joint"]:
@@ -238,6 +247,10 @@ class ScoredEmbedding(Sketchable):
     @property
     def of(self) -> Hashable:
         return None
+
+    @property
+    def coordinates(self) -> int:
+        return self._store.joint
 
     @property
     def directions(self) -> Float64[np.ndarray, "coordinate joint"]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from headspan.explore.nearest.kept_sketches import eight_bits_of, sketch_for
+from headspan.explore.nearest.kept_sketches import eight_bits_of, lists_of, sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads, Sketchable
 from headspan.explore.nearest.scored_ablated import ScoredAblated
 from headspan.explore.nearest.sketch import Products
@@ -59,13 +59,39 @@ def search(
     scored = _scored(store, heads, ablated)
     if not store.images:
         return _NONE
-    best = _by_bounds(store, scored, query, count, without, sketched) if count > 0 else None
-    if best is not None:
-        return best
+    parts = _sketched(store, scored, query, sketched) if count > 0 else None
+    if parts is not None:
+        # Eight bits of all numbers are kept only beside a sketch.
+        whole = None if isinstance(scored, ScoredHeads) else eight_bits_of(store, ScoredEmbedding(store), sketched)
+        # Heads are in sketches, the embedding in eight bits.
+        closer = [] if whole is None else [whole.products(query), *parts[1:]]
+        best = _by_bounds(store, scored, query, count, parts, closer, without)
+        if best is not None:
+            return best
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
     return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+
+
+def search_one_of(
+    store: Store,
+    vectors: Float32[np.ndarray, "text joint"],
+    place: int,
+    count: int,
+    listed: bool | None = None,
+) -> Best:
+    """What `search` finds by embedding for one of many texts that are asked about again and again.
+
+    The second call has the nearest images of all of them listed in the background; `listed` is as in `lists_of`.
+    """
+    query = vectors[place]
+    lists = lists_of(store, vectors, listed) if count > 0 and store.images else None
+    near = None if lists is None else lists.near(place, query, count)
+    if near is None:
+        return search(store, None, query, count)
+    images = store.images_of_rows(near)
+    return _ordered(images, ScoredEmbedding(store).exact(query, images), count)
 
 
 def _by_bounds(
@@ -73,23 +99,17 @@ def _by_bounds(
     scored: Sketchable | ScoredAblated,
     query: Float32[np.ndarray, " joint"],
     count: int,
-    without: int | None,
-    sketched: bool | None,
+    parts: Sequence[Products],
+    closer: Sequence[Products] = (),
+    without: int | None = None,
 ) -> Best | None:
-    """The best images by a sketch, or else by eight bits of all numbers; None if neither is kept or leaves few."""
-    parts = _sketched(store, scored, query, sketched)
-    if parts is None:
-        # Eight bits of all numbers are kept only beside a sketch.
-        return None
+    """The best images by the bounds of `parts`, or else by `closer` ones; None if they leave too many."""
     row = None if without is None else int(store.rows[without])
     constant = scored.constant(query) if isinstance(scored, ScoredAblated) else 0.0
 
     def exact(rows: Int[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
         return scored.exact(query, store.images_of_rows(rows))
 
-    eight_bits = None if isinstance(scored, ScoredHeads) else eight_bits_of(store, ScoredEmbedding(store), sketched)
-    # Heads are in sketches, the embedding in eight bits.
-    closer = [] if eight_bits is None else [eight_bits.products(query), *parts[1:]]
     found = survivors(parts, count, row, exact, constant, closer)
     if found is None and len(closer) == 1:
         found = survivors(closer, count, row, exact)
@@ -112,19 +132,29 @@ def _best_of(
 
 
 def search_both_ends(
-    store: Store, heads: Sequence[Head], query: Float32[np.ndarray, " joint"], count: int
+    store: Store,
+    heads: Sequence[Head],
+    query: Float32[np.ndarray, " joint"],
+    count: int,
+    sketched: bool | None = None,
 ) -> tuple[Best, Best]:
-    """What `search` finds for `query`, and for its negative; all numbers are read once, as quickly as a sketch twice.
+    """What `search` finds for `query`, and for its negative; a sketch, or all numbers, are read once.
 
     The scores of both are those of `query`: the second ones are the smallest, in ascending order.
     """
     if not store.images:
         return _NONE, _NONE
-    scored = ScoredHeads(store, heads)
-    scores = scored.scores(query)
-    margin = 2 * scored.rounding(query)
-    top = _best_of(scored, query, scores, count, margin)
-    bottom = _best_of(scored, -query, np.negative(scores, out=scores), count, margin)
+    scored, other = ScoredHeads(store, heads), -query
+    sketch = sketch_for(store, scored, sketched) if count > 0 else None
+    top = bottom = None
+    if sketch is not None:
+        of_query, of_other = sketch.both_ends(query)
+        top = _by_bounds(store, scored, query, count, [of_query])
+        bottom = _by_bounds(store, scored, other, count, [of_other])
+    if top is None or bottom is None:
+        scores, margin = scored.scores(query), 2 * scored.rounding(query)
+        top = _best_of(scored, query, scores, count, margin)
+        bottom = _best_of(scored, other, np.negative(scores, out=scores), count, margin)
     return top, Best(bottom.images, -bottom.scores)
 
 

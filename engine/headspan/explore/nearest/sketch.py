@@ -6,13 +6,15 @@ query's bounds the difference between the sketched and the true score. The axes 
 are multiplied with, such as the mean contribution of many heads: a sketch of eleven heads is as large as one of one.
 
 A query reads the first axes of all images. Their product includes the bound, as one more number, so it is an upper
-bound of each score; `survivors` says which images are left by it. Of these, the other kept axes are read.
+bound of each score; `survivors` says which images are left by it. Of these, the other kept axes are read. A sketch of
+one head has all of its axes among the first ones, since texts lie across them: with fewer, thousands of images would be
+left, which takes longer than the further axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int8, Int32
@@ -27,11 +29,10 @@ except ImportError:
 
 # A number is at most this many steps, and this many standard deviations; larger ones are clipped.
 STEPS, DEVIATIONS = 127, 5
-# The first axes of a row, with the bound. Kernels take as long for short rows as for long ones, so `_TOGETHER` rows are
-# multiplied as one, with as many columns, each of which has the query in another place.
-_FIRST_BYTES, _TOGETHER = 32, 4
-# No product of a sketch's row and a query in steps is larger.
-LARGEST_SUM = STEPS**2 * _FIRST_BYTES
+# The first axes of a row, with the bound: of few coordinates, as of one head, and of more. Kernels take as long for
+# short rows as for long ones, so `_TOGETHER` rows are multiplied as one, with as many columns, each of which has the
+# query in another place.
+_BYTES_OF_FEW, _FIRST_BYTES, _FEW, _TOGETHER = 64, 32, 144, 4
 # What is allocated is a multiple of so many rows.
 BLOCK = 512
 # Further axes are kept until the bound of a score's error is so many standard deviations of the score.
@@ -39,6 +40,8 @@ _WANTED, _MULTIPLE, _MOST_AXES = 0.2, 16, 63
 # This share of the rows have a larger bound than the eight bits can say; they are always looked at.
 FAR_ROWS = 1e-4
 FILL_ROWS = 2048
+# All rows are read where more than this part of them is asked for. Lengths are kept in so many steps.
+_MOST_TAKEN, _LENGTHS = 4, 255
 # No step is smaller than this share of the largest one, nor than this; embeddings have length 1.
 LEAST_STEP, _SMALLEST = 1e-3, 1e-7
 # What float32 adds to a length, relative to itself; what it adds to coordinates, relative to the numbers that are added
@@ -50,8 +53,14 @@ SLACK, _SUMS, _NUMBERS, EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
 class Products:
     """Upper bounds of the scores of all rows with one query."""
 
-    # Computes them in units, without `offset`; for the first `rows` rows that are shown, apart from those that are far.
-    upper: Callable[[], Int32[np.ndarray, " row"]]
+    # Computes them in units, without `offset`, of all rows or of some; those of rows that are not shown, or far, or
+    # after the first `rows` ones, are none.
+    upper: Callable[[Int[np.ndarray, " some"] | None], Int32[np.ndarray, " row"]]
+    # Bounds of these, of some rows, which take less time: from the rows' lengths. None is larger than `most`.
+    rough: Callable[[Int[np.ndarray, " some"]], Float32[np.ndarray, " some"]]
+    most: float
+    # By what the rows' own bounds are multiplied in them.
+    bound_weight: int
     unit: float
     offset: float
     # The usual difference between bound and score, and the variance of the scores.
@@ -94,26 +103,30 @@ class _Kept:
 class Sketch:
     """A sketch of all rows of a store."""
 
-    def __init__(self, scored: Sketchable, rows: int, first_alone: bool = False) -> None:
-        """Read all numbers of `scored` once, in this thread; with `first_alone`, keep the first axes only."""
+    def __init__(self, scored: Sketchable, rows: int) -> None:
+        """Read all numbers of `scored` once, in this thread."""
         if numkong is None:
             raise UnmappableError("numkong is not installed")
         self._axes = axes = scored.axes(rows)
         step = np.sqrt(axes.variance) * DEVIATIONS / STEPS
         self._step = step = np.maximum(step, max(LEAST_STEP * float(step.max()), _SMALLEST))
-        first = min(_FIRST_BYTES - 1, len(step))
+        first_bytes = _first_bytes(scored.coordinates)
+        first, first_alone = min(first_bytes - 1, len(step)), first_bytes == _BYTES_OF_FEW
         self._few = _Kept.of(axes, step, first)
         self._many = self._few if first_alone else _Kept.of(axes, step, _enough(axes, step, first))
         padded = -(-rows // BLOCK) * BLOCK
         self._rows = rows
-        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, _FIRST_BYTES), np.int8)
+        self._first: Int8[np.ndarray, "row axis"] = np.zeros((padded, first_bytes), np.int8)
         self._rest: Int8[np.ndarray, "row axis"] = np.zeros((rows, self._many.axes - first), np.int8)
         # Closer than what the rows say, where further axes are kept. NaN for rows that are not shown.
         self._left_out = np.empty(0 if first_alone else rows, np.float32)
-        left_by_first = np.empty(rows, np.float32)
+        left_by_first, lengths = np.empty(rows, np.float32), np.empty(rows, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
             for begin in range(0, rows, FILL_ROWS):
-                self._fill(scored, begin, min(begin + FILL_ROWS, rows), left_by_first)
+                self._fill(scored, begin, min(begin + FILL_ROWS, rows), left_by_first, lengths)
+        # Of a row's first axes in steps; and each row's, in shares of the longest one.
+        self._longest = float(lengths.max(initial=0)) * (1 + SLACK)
+        self._lengths = np.ceil(lengths * np.float32(_LENGTHS / max(self._longest, 1))).astype(np.uint8)
         self._hidden = np.flatnonzero(np.isnan(left_by_first))
         left_by_first[self._hidden] = 0
         finite = left_by_first[np.isfinite(left_by_first)]
@@ -121,20 +134,30 @@ class Sketch:
         self._bound_step = max(largest / STEPS, _SMALLEST)
         bounds = np.ceil(left_by_first / np.float32(self._bound_step) * np.float32(1 + SLACK))
         self._far = np.flatnonzero(bounds > STEPS)
-        self._first[:rows, -1] = np.minimum(bounds, STEPS)
+        self._bounds = np.minimum(bounds, STEPS).astype(np.int8)
+        self._first[:rows, -1] = self._bounds
         self._typical = float(np.sqrt(np.mean(finite.astype(np.float64) ** 2))) if len(finite) else 0.0
-        own = self._first[:, :-1].astype(np.float32)
-        self._longest = float(np.sqrt(np.einsum("ra,ra->r", own, own).max(initial=0)))
 
     @property
     def bytes(self) -> int:
         """The memory that it takes."""
-        return self._first.nbytes + self._rest.nbytes + self._left_out.nbytes
+        every = (self._first, self._rest, self._left_out, self._lengths, self._bounds)
+        return sum(each.nbytes for each in every)
 
     @staticmethod
-    def most_bytes(rows: int, first_alone: bool) -> int:
-        """The most memory that a sketch of so many rows takes."""
-        return -(-rows // BLOCK) * BLOCK * (_FIRST_BYTES if first_alone else 4 + _MOST_AXES + 1)
+    def most_bytes(rows: int, coordinates: int) -> int:
+        """The most memory that a sketch of so many rows with so many coordinates takes."""
+        alone = _first_bytes(coordinates) == _BYTES_OF_FEW
+        return -(-rows // BLOCK) * BLOCK * (2 + (_BYTES_OF_FEW if alone else 4 + _MOST_AXES + 1))
+
+    def both_ends(self, query: Float32[np.ndarray, " joint"]) -> tuple[Products, Products]:
+        """The `products` of a query and of its negative; all rows are read once, when `upper` is."""
+        top, bottom = self.products(query), self.products(-query)
+        upper = top.upper(None)
+        # An upper bound is the score and the row's own bound, which that of the negative score has too.
+        negative = -upper
+        negative[: self._rows] += np.multiply(self._bounds, 2 * top.bound_weight, dtype=np.int32)
+        return replace(top, upper=_some_of(upper)), replace(bottom, upper=_some_of(negative))
 
     def products(self, query: Float32[np.ndarray, " joint"]) -> Products:
         """Upper bounds of the scores of all rows with a query, from the first axes."""
@@ -144,27 +167,47 @@ class Sketch:
         longest = max(float(np.abs(weights).max(initial=0)), self._bound_step * length)
         unit = longest / STEPS or 1.0
         coarse = np.rint(weights / unit)
+        of_bound = int(np.ceil(self._bound_step * length / unit * (1 - EXACT)))
         one = np.zeros(self._first.shape[1])
-        one[: len(weights)], one[-1] = coarse, np.ceil(self._bound_step * length / unit * (1 - EXACT))
+        one[: len(weights)], one[-1] = coarse, of_bound
+        packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
 
-        def upper() -> Int32[np.ndarray, " row"]:
-            packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
-            found = np.empty((len(self._first) // _TOGETHER, _TOGETHER), np.int32)
-            numkong.dots_packed(self._first.reshape(len(found), -1), packed, out=numkong.from_dlpack(found))
-            return found.reshape(-1)
+        def upper(some: Int[np.ndarray, " some"] | None) -> Int32[np.ndarray, " row"]:
+            if some is not None and _MOST_TAKEN * len(some) > self._rows:
+                return np.take(upper(None), some)
+            read = self._first if some is None else np.take(self._first, _multiple_of(some, _TOGETHER), axis=0)
+            found = np.empty((len(read) // _TOGETHER, _TOGETHER), np.int32)
+            numkong.dots_packed(read.reshape(len(found), -1), packed, out=numkong.from_dlpack(found))
+            return found.reshape(-1)[: None if some is None else len(some)]
 
         # What the 8-bit weights lose, which is the same for all rows, and float64.
         lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + SLACK)
-        rounding = EXACT * (abs(centre) + longest * STEPS * _FIRST_BYTES)
+        rounding = EXACT * (abs(centre) + longest * STEPS * len(one))
         many = self._many.length(along) * (1 + SLACK)
 
         def bounds(rows: Int[np.ndarray, " some"]) -> tuple[Float64[np.ndarray, " some"], Float64[np.ndarray, " some"]]:
             estimates = self._estimates(rows, along) + centre
             return estimates, estimates + (self._left_out_of(rows) * many + rounding)
 
+        of_length = float(np.linalg.norm(coarse)) * self._longest * (1 + SLACK)
+
+        def rough(some: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
+            found = np.take(self._lengths, some) * np.float32(of_length / _LENGTHS * (1 + SLACK))
+            return found + np.take(self._bounds, some) * np.float32(of_bound)
+
         variance = float((along**2) @ self._axes.variance)
         return Products(
-            *(upper, unit, centre + lost + rounding, self._typical * length, variance, bounds),
+            *(
+                upper,
+                rough,
+                of_length + STEPS * of_bound,
+                of_bound,
+                unit,
+                centre + lost + rounding,
+                self._typical * length,
+                variance,
+                bounds,
+            ),
             *(self._rows, self._hidden, self._far),
         )
 
@@ -187,8 +230,15 @@ class Sketch:
         found = np.take(self._first, rows, axis=0).astype(np.float64) @ first
         return found + np.take(self._rest, rows, axis=0).astype(np.float64) @ weights[self._few.axes :]
 
-    def _fill(self, scored: Sketchable, first_row: int, end: int, left_by_first: Float32[np.ndarray, " row"]) -> None:
-        """Sketch some rows."""
+    def _fill(
+        self,
+        scored: Sketchable,
+        first_row: int,
+        end: int,
+        left_by_first: Float32[np.ndarray, " row"],
+        lengths: Float32[np.ndarray, " row"],
+    ) -> None:
+        """Sketch some rows, with what their first axes leave out, and the lengths of these, in steps."""
         axes, first, many = self._axes, self._few.axes, self._many.axes
         to_axes, here = axes.to_axes.astype(np.float32), slice(first_row, end)
         block = scored.block(first_row, end)
@@ -204,6 +254,22 @@ class Sketch:
         for kept, left in ((self._few, left_by_first), (self._many, self._left_out))[: 1 + bool(len(self._left_out))]:
             squares = np.float32(kept.scale**2) * _squares(rounding[:, : kept.axes]) + _squares(own[:, kept.axes :])
             left[here] = np.sqrt(squares) * np.float32(1 + SLACK) + slack * np.float32(kept.scale)
+        lengths[here] = np.sqrt(_squares(rounded[:, :first]))
+
+
+def _first_bytes(coordinates: int) -> int:
+    return _BYTES_OF_FEW if coordinates <= _FEW else _FIRST_BYTES
+
+
+def _multiple_of(rows: Int[np.ndarray, " some"], count: int) -> Int[np.ndarray, " more"]:
+    """Rows, with further ones so that their number is a multiple of `count`."""
+    return np.concatenate([rows, np.zeros(-len(rows) % count, rows.dtype)])
+
+
+def _some_of(
+    upper: Int32[np.ndarray, " row"],
+) -> Callable[[Int[np.ndarray, " some"] | None], Int32[np.ndarray, " row"]]:
+    return lambda some: upper if some is None else upper[some]
 
 
 def _squares(values: Float32[np.ndarray, "row axis"]) -> Float32[np.ndarray, " row"]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Shaped
+from jaxtyping import Float64, Int, Int32
 
-from headspan.explore.nearest.sketch import BLOCK, LARGEST_SUM, Products
+from headspan.explore.nearest.sketch import BLOCK, Products
 
 # A query is not tried whose bounds are more standard deviations of its scores.
 _HOPELESS = 4.0
@@ -25,8 +25,6 @@ _MOST_LEFT = 1 / 16
 # where they are narrow, by so many standard deviations of the scores, fewer are scored.
 _CANDIDATES, _LEAST_CANDIDATES, _LEAST_SCORED, _LEAST_OF_NARROW = 4, 256, 64, 24
 _NARROW = 1.5
-# What float32 adds to a sum of bounds, relative to the largest one.
-_ROUNDING = 2.0**-20
 _Exact = Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]]
 
 
@@ -44,13 +42,13 @@ def survivors(
     the rows are in descending order of these. None if they are too many to be looked at. `exact` gives the scores of
     some rows. `closer` are other parts of the same scores, whose bounds of some rows are closer.
     """
-    # Parts after the first one are small beside it.
-    error, deviation = sum(part.error for part in parts), parts[0].variance ** 0.5
+    # Parts after the first one are small beside it, so that their largest bounds tell what it leaves.
+    whole, *others = parts
+    error, deviation = sum(part.error for part in parts), whole.variance**0.5
     if error > _HOPELESS * deviation:
         return None
-    upper, unit, offset = _added(parts)
-    lowest, highest = (np.iinfo(np.int32).min, np.iinfo(np.int32).max) if len(parts) == 1 else (-np.inf, np.inf)
-    upper[parts[0].rows :] = lowest
+    upper, (lowest, highest) = whole.upper(None), (np.iinfo(np.int32).min, np.iinfo(np.int32).max)
+    upper[whole.rows :] = lowest
     for part in parts:
         upper[part.hidden] = lowest
     if without is not None:
@@ -69,9 +67,13 @@ def survivors(
     for part in parts:
         far = part.far[upper[part.far] > lowest]
         upper[far] = tops[far // BLOCK] = highest
-    bound = (least - constant - offset) / unit
-    left = _at_least(upper, tops, max(int(np.floor(bound)), int(lowest) + 1) if len(parts) == 1 else bound)
-    if len(left) > max(_LEAST_SCORED, _MOST_LEFT * parts[0].rows):
+    most = sum(part.most * part.unit + part.offset for part in others)
+    bound = (least - constant - whole.offset - most) / whole.unit
+    left = _at_least(upper, tops, max(int(np.floor(bound)), int(lowest) + 1))
+    if others:
+        left = left[_added(parts, upper, left, rough=True) >= least - constant]
+        left = left[_added(parts, upper, left) >= least - constant]
+    if len(left) > max(_LEAST_SCORED, _MOST_LEFT * whole.rows):
         return None
     for each in (parts, closer):
         if each:
@@ -81,28 +83,24 @@ def survivors(
     return left[order], bounds[order]
 
 
-def _added(parts: Sequence[Products]) -> tuple[Shaped[np.ndarray, " row"], float, float]:
-    """The sums of the bounds of all parts, in a unit and without an offset."""
-    if len(parts) == 1:
-        return parts[0].upper(), parts[0].unit, parts[0].offset
-    scaled = [_scaled(part) for part in parts]
-    total = scaled[0]
-    for each in scaled[1:]:
-        total += each
-    largest = LARGEST_SUM * sum(part.unit for part in parts)
-    return total, 1.0, sum(part.offset for part in parts) + _ROUNDING * largest
-
-
-def _scaled(part: Products) -> Float32[np.ndarray, " row"]:
-    """The bounds of a part, without its offset; the product of integers and a number would be in float64."""
-    upper = part.upper()
-    found = np.empty(len(upper), np.float32)
-    np.multiply(upper, np.float32(part.unit), out=found, dtype=np.float32, casting="same_kind")
-    return found
+def _added(
+    parts: Sequence[Products],
+    upper: Int32[np.ndarray, " row"],
+    rows: Int[np.ndarray, " some"],
+    rough: bool = False,
+) -> Float64[np.ndarray, " some"]:
+    """The sums of the bounds of all parts, of some rows; `upper` are those of the first part."""
+    of_first = np.take(upper, rows)
+    found = of_first * parts[0].unit
+    for part in parts[1:]:
+        found += (part.rough if rough else part.upper)(rows) * np.float64(part.unit)
+    # The largest stands for any: a row that is far in a part.
+    found[of_first == np.iinfo(np.int32).max] = np.inf
+    return found + sum(part.offset for part in parts)
 
 
 def _at_least(
-    upper: Shaped[np.ndarray, " row"], tops: Shaped[np.ndarray, " block"], least: int | float
+    upper: Int32[np.ndarray, " row"], tops: Int32[np.ndarray, " block"], least: int
 ) -> Int[np.ndarray, " some"]:
     """The rows whose bounds are at least this, in order; `tops` are the largest bounds of the blocks of rows."""
     blocks = np.flatnonzero(tops >= least)

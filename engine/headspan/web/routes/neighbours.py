@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from headspan.errors import SettingsError
 from headspan.explore.nearest.neighbours import Neighbours as Found
-from headspan.explore.nearest.neighbours import nearest, nearest_ablated, query_vector
+from headspan.explore.nearest.neighbours import nearest, nearest_ablated, nearest_to_one_of, query_vector
 from headspan.explore.query.query_image import QueryImage
 from headspan.web.answers.images import Neighbours
 from headspan.web.asked import EMBEDDING, Asked, AskedStore, named
@@ -46,7 +46,11 @@ def neighbours(
         return neighbours_of_image(asked, asked.image(image), chosen, count)
     assert text is not None, "one of both is given"
     texts = asked_texts(asked, [text])
-    found = _nearest(asked, texts.vectors[0].astype(np.float32), chosen, count)
+    known = asked.explorer.model.known_texts(asked.store)
+    if chosen.heads is None and not chosen.ablated and text in known.places:
+        found = nearest_to_one_of(asked.store, known.vectors, known.places[text], count)
+    else:
+        found = _nearest(asked, texts.vectors[0].astype(np.float32), chosen, count)
     return _answer(asked, text, chosen, found, texts.notices)
 
 
