@@ -4,8 +4,9 @@
 and labels (`explored_store`), and a small one with patches. Twenty clients, in a process of their own, each send a
 request when their last one is answered: a seeded mix of all kinds of stored answers, as many of each, about random
 images, heads, texts and words (`explorer_mix`). Before, every choice of heads is asked about twice and the sketches are
-built; their seconds are stated. The first screen is the page, status, store and grid, one after the other, in a server
-that has just started. The share of the cores tells what is left for more requests. Typed texts and a dropped-in image
+built; their seconds are stated. The server's start is the median of three; the first one may compile modules, which an
+installation has done. The first screen is the page, status, store and grid, one after the other, in a server that has
+just started. The share of the cores tells what is left for more requests. Typed texts and a dropped-in image
 are asked of a store of random weights, beside one forward pass in this process.
 """
 
@@ -42,14 +43,15 @@ from headspan.texts.stored import stored_pool
 
 QUESTION = "the explorer at a million images"
 DUE_TO = (
-    "Neighbours read eight-bit sketches of a property's or a head's contributions in joint space: 32 bytes an image. A "
-    "text lies across the sketches' axes, so its neighbours by embedding read all numbers in eight bits. Words are "
-    "indexed, planes are kept. One request more than cores is answered at once, in their order; the waiting of twenty "
-    "clients is the rest of the time."
+    "Neighbours read eight-bit sketches of contributions in joint space: 32 bytes an image for a property or the "
+    "embedding, 64 for a head, and both ends of a text at once. Neighbours of the stored texts by embedding are "
+    "listed, all texts in one pass. Words are indexed, planes are kept. BLAS has one thread, since others would spin "
+    "while they wait. One request more than cores is answered at once, in their order; the waiting of twenty clients "
+    "is the rest of the time."
 )
 CLIENTS, READY_MARK, SCREEN_MARK, ANSWER_MARK = 20, 2.0, 1.0, 0.1
 SCREEN = ("/", "/api/status", "/api/stores/run", "/api/stores/run/grid")
-_SKETCH_SECONDS = 900.0
+_SKETCH_SECONDS, _STARTS = 900.0, 3
 
 
 def run(toy: bool, images: int = 1_000_000, folder: Path | None = None) -> dict[str, Any]:
@@ -75,7 +77,12 @@ def _stored(folder: Path, measured: int, many: int) -> dict[str, Any]:
     """What the server says about stored numbers."""
     store = hs.open(folder / "run.zarr")
     labels = sorted({name for row in read_labels(store).concepts for name in row if name is not None})
-    with served([folder / "run.zarr", folder / "patches.zarr"], _free_port()) as server:
+    stores, starts = [folder / "run.zarr", folder / "patches.zarr"], []
+    for _ in range(_STARTS - 1):
+        with served(stores, _free_port()) as server:
+            starts.append(server.ready_seconds)
+    with served(stores, _free_port()) as server:
+        starts.append(server.ready_seconds)
         began = time.perf_counter()
         for path in SCREEN:
             _try(server, path)
@@ -101,7 +108,7 @@ def _stored(folder: Path, measured: int, many: int) -> dict[str, Any]:
     first, last = memory.values()
     kinds = {kind: {**times, "alone": alone["kinds"][kind]["p50"]} for kind, times in row["kinds"].items()}
     return {
-        "ready_seconds": round(server.ready_seconds, 3),
+        "ready_seconds": round(float(np.median(starts)), 3),
         "has_torch": has_torch,
         "first_screen_seconds": round(screen, 3),
         "sketches_seconds": round(built, 1),

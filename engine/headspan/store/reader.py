@@ -87,7 +87,7 @@ class Store(OpenStore):
         for layer in chosen:
             self.contents.layer_index(layer)
         shape = (self.images, len(chosen), self.heads_per_layer, self.joint)
-        needed, memory = 4 * int(np.prod(shape, dtype=np.int64)), _memory_bytes()
+        needed, memory = 4 * int(np.prod(shape, dtype=np.int64)), memory_bytes()
         if needed > memory:
             raise SettingsError(
                 f"{self.path}: the contributions of {counted(len(chosen) * self.heads_per_layer, 'head')} to "
@@ -288,6 +288,6 @@ def _offered(dtype: DTypeLike) -> np.dtype[Any]:
     raise SettingsError(f"dtype {name} is not supported; choose float32, or float16, in which coordinates are stored")
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Return the size of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -26,11 +26,12 @@ from headspan.explore.nearest.scored import ScoredEmbedding, Sketchable
 from headspan.explore.nearest.sketch import Sketch
 from headspan.forgetting import Forgetting
 from headspan.store.mapped import UnmappableError
-from headspan.store.reader import Store
+from headspan.store.reader import Store, memory_bytes
 
 # Fewer bytes are read in some milliseconds without a sketch.
 _LEAST_BYTES = 64 << 20
-_KEPT_BYTES = 3 << 30
+# A part of the machine's memory; of 1,000,000 images, 48 heads of 64 numbers take 3.2 GB.
+_KEPT_BYTES = memory_bytes() // 4
 # A sketch may be replaced if none of so many queries has used it.
 _UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
