@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from headspan.model.text import encode_texts, part_read
 from headspan.texts.pool import Pool
 from headspan.texts.vectors import text_vectors
 from headspan.web.app import application
+from headspan.web.bounded_heads import MOST_BYTES
 from headspan.web.state import model_process
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.model import ModelLoading
@@ -302,6 +305,30 @@ def started(*flags: str) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline()
 
 
+def heads_of_requests_are_bounded(host: str) -> None:
+    """Long headers end a connection; many requests on one connection, and long bodies, do not."""
+    upload = f"POST /api/stores/toy/uploads HTTP/1.1\r\nHost: {host}\r\nContent-Length: 300000\r\n\r\n".encode()
+    several = [f"GET /api/status HTTP/1.1\r\nHost: {host}\r\nX-Long: {'a' * 40_000}\r\n\r\n".encode()] * 3
+    # One byte too many, so that nothing is on its way when the server closes the connection.
+    endless = (f"GET /api/status HTTP/1.1\r\nHost: {host}\r\nX-Long: ".encode() + b"a" * MOST_BYTES)[: MOST_BYTES + 1]
+    many = (f"GET /api/status HTTP/1.1\r\nHost: {host}\r\n".encode() + b"X-Short: a\r\n" * 9000)[: MOST_BYTES + 1]
+    for parts, statuses, said in (
+        (several, [b"200"] * 3, b"model_process"),
+        ([upload, b"a" * 300_000], [b"400"], b"is no picture"),
+        ([endless], [b"400"], b"the headers are longer than 64 KB; send fewer"),
+        ([many], [b"400"], b"the headers are longer than 64 KB; send fewer"),
+    ):
+        name, _, port = host.rpartition(":")
+        received = b""
+        with socket.create_connection((name, int(port)), timeout=20) as client:
+            for part in parts:
+                client.sendall(part)
+            while received.count(said) < len(statuses) and (found := client.recv(1 << 16)):
+                received += found
+        assert re.findall(rb"HTTP/1\.1 (\d+)", received) == statuses
+        assert received.count(said) == len(statuses), received
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_the_command_prints_its_address_and_ends_quietly(toy_run: ToyRun) -> None:
     process, line = started(str(toy_run.path), "--port", "0")
@@ -309,6 +336,7 @@ def test_the_command_prints_its_address_and_ends_quietly(toy_run: ToyRun) -> Non
     assert line == f"explorer ready at {address} (Ctrl-C ends it)\n"
     with urllib.request.urlopen(f"{address}api/stores/toy") as answer:
         assert answer.headers["Content-Security-Policy"]
+    heads_of_requests_are_bounded(urlsplit(address).netloc)
     # A request that waits for the model, whose process ends with the server.
     statuses: list[int] = []
 

@@ -393,9 +393,9 @@ def test_the_error_about_too_many_heads_says_how_large_they_are(
     toy_store: hs.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = 4 * toy_store.images * 2 * HEADS * JOINT
-    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed)
+    monkeypatch.setattr(reader, "memory_bytes", lambda: needed)
     assert toy_store.heads([0, 1]).nbytes == needed
-    monkeypatch.setattr(reader, "_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(reader, "memory_bytes", lambda: needed - 1)
     with pytest.raises(SettingsError, match=r"6 heads to 67 images take .* GB.* call head\(layer, head\)"):
         toy_store.heads([0, 1])
 

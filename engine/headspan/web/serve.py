@@ -21,6 +21,7 @@ from headspan.io.disk_blocks import MOST_BYTES
 from headspan.run.planned_sources import places
 from headspan.web.allocator import share_one_heap
 from headspan.web.app import application
+from headspan.web.bounded_heads import BoundedHeads
 from headspan.web.guard import ANY_ADDRESS
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.model_processes import ModelProcesses
@@ -86,6 +87,9 @@ def serve(
         app = application(explorer, [*_hosts(host, found), *allowed_hosts])
         config = uvicorn.Config(
             app,
+            http=BoundedHeads,
+            ws="none",
+            proxy_headers=False,
             log_level="warning",
             access_log=False,
             server_header=False,
