@@ -13,10 +13,6 @@ class BoundedHeads(HttpToolsProtocol):
 
     _in_head, _head_bytes = True, 0
 
-    def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
