@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
 from headspan.describe.training.prompts import ordered
 from headspan.describe.training.settings import RLOO, TrainingSettings
 
@@ -53,35 +54,41 @@ class _Quick:
 class _Rloo(_Quick, RLOOTrainer):
     """RLOO, silent and quick."""
 
-    # Whether a step has one pass over its descriptions, without dropout; its inputs and outcome until they are used.
-    _reuses = False
-    _pass: tuple[Tensor, Any] | None = None
+    # Whether what answers have in common is computed once, and whether log-probabilities at sampling are those of the
+    # loss, as they are without dropout.
+    _in_trees = _reuses = False
+    # The newest answers with their log-probabilities.
+    _sampled: Sampled | None = None
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self._in_trees:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        self.model.eval()
+        with merged(self.model), torch.no_grad():
+            self._sampled = sample(self.model, prompt_ids, self.args.max_completion_length, self.eos_token_ids)
+        self.model.train()
+        return self._sampled.answers
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, *args: Any, **kwargs: Any
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
-        """Log-probabilities of tokens; those of the trained model are computed once in a step.
-
-        TRL computes them after sampling, and again for the loss. The weights do not change between, so both are equal
-        unless dropout draws anew. The first pass therefore keeps what its gradient needs.
-        """
-        run = super()._get_per_token_logps_and_entropies
-        if not self._reuses or not _adapted(model):
-            return run(model, input_ids, attention_mask, *args, **kwargs)
-        rows = torch.cat([input_ids, attention_mask], dim=1)
-        if not torch.is_grad_enabled():
-            with torch.enable_grad():
-                found = run(model, input_ids, attention_mask, *args, **{**kwargs, "compute_entropy": True})
-            self._pass = rows, found
-            return found[0].detach(), None, None
-        if self._pass is not None:
-            (before, (logps, entropies, _)), self._pass = self._pass, None
-            # The trainer shuffles descriptions between the passes.
-            same = (rows[:, None] == before).all(dim=2) if rows.shape == before.shape else rows.new_zeros(1, 1)
-            if same.any(dim=1).all():
-                order = same.int().argmax(dim=1)
-                return logps[order], entropies[order], None
-        return run(model, input_ids, attention_mask, *args, **kwargs)
+        """Log-probabilities of tokens, and entropies; those of the trained model at sampling are known already."""
+        if not self._in_trees:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        kept = attention_mask.bool()
+        begin = input_ids.shape[1] - logits_to_keep
+        answers = [row[keep].tolist() for row, keep in zip(input_ids[:, begin:], kept[:, begin:], strict=True)]
+        drawn = self._sampled
+        if self._reuses and drawn is not None and not torch.is_grad_enabled() and _adapted(model):
+            assert answers == drawn.answers
+            found = torch.zeros(len(answers), logits_to_keep)
+            for row, each in enumerate(drawn.log_p):
+                found[row, : len(each)] = torch.tensor(each)
+            return found.to(input_ids.device), None, None
+        prompts = [row[keep].tolist() for row, keep in zip(input_ids[:, :begin], kept[:, :begin], strict=True)]
+        return *log_probabilities(model, prompts, answers, logits_to_keep), None
 
 
 class _Grpo(_Quick, GRPOTrainer):
@@ -187,8 +194,9 @@ def make_trainer(
         peft_config=adapter,
         callbacks=list(callbacks),
     )
-    # Dropout draws anew in each pass, and with several passes the weights' gradients are summed over parts of a step.
-    trainer._reuses = settings.dropout == 0 and settings.per_pass == settings.batch
+    if settings.method == RLOO:
+        trainer._reuses = settings.dropout == 0
+        trainer._in_trees = takes_trees(trainer.model, tokenizer(rows[0]["prompt"])["input_ids"])
     trainer.remove_callback(PrinterCallback)
     # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
     trainer.model.peft_config["default"].base_model_name_or_path = ""
