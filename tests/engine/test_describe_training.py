@@ -105,14 +105,15 @@ def trained(reward: Reward, out: Path, language_model: Path, **others: Any) -> T
 class Toy:
     """A training of two words and two tokens, with all that its trainer computed."""
 
-    def __init__(self, folder: Path, method: str, beta: float) -> None:
+    def __init__(self, folder: Path, method: str, beta: float, **others: Any) -> None:
         from transformers import TrainerCallback
 
         from headspan.describe.training.trainers import make_trainer
 
         self.settings = TrainingSettings(
-            method=method, beta=beta, steps=3, batch=12, generations=3, tokens=2, lr=0.05, clip=1e9, rank=2, dropout=0.0
-        )
+            method=method, beta=beta, steps=3, batch=12, generations=3, tokens=2, lr=0.05, clip=1e9, rank=2,
+            dropout=0.0, **others,
+        )  # fmt: skip
         self.name = make_language_model(folder / "toy", ["a", "b"], width=8)
         model, self.tokenizer = load_language_model(self.name)
         rows = [
@@ -200,13 +201,15 @@ class Toy:
 
 
 def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path) -> None:
-    toy = Toy(tmp_path, "rloo", 0.5)
+    # The penalty falls to 0.5 in the first 2.1 of the 3 steps.
+    toy = Toy(tmp_path, "rloo", 0.5, first_beta=1.0, first_rate=0.2)
+    assert toy.trainer._in_trees
     first, second = {}, {}
-    for step in range(3):
+    for step, beta in enumerate([1.0, 0.5 * 2 ** (1.1 / 2.1), 0.5 * 2 ** (0.1 / 2.1)]):
         model, own, reference, tokens = toy.exact(step)
         divergence = (own - reference).detach().numpy()
         assert np.abs(divergence).max() > 0.1
-        rewards = np.array(toy.rewards[step]) - 0.5 * divergence
+        rewards = np.array(toy.rewards[step]) - beta * divergence
         advantages = np.empty(12)
         for start in range(0, 12, 3):
             for place in range(start, start + 3):
@@ -229,7 +232,8 @@ def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path
             second[name] = 0.999 * second.get(name, 0.0) + 0.001 * gradient**2
             count = step + 1
             change = first[name] / (1 - 0.9**count) / (np.sqrt(second[name] / (1 - 0.999**count)) + 1e-8)
-            wanted = toy.before[step][name].double().numpy() - 0.05 * change
+            rate = 0.01 if "lora_A" in name else 0.05
+            wanted = toy.before[step][name].double().numpy() - rate * change
             assert relative_error(after[name], wanted) < RLOO_FLOAT32, name
 
 
@@ -488,7 +492,13 @@ def test_the_rate_is_constant_and_falls_to_0_in_the_part_of_the_steps_that_decay
         ({"method": "ppo"}, "training method 'ppo' is unknown; choose from rloo, grpo"),
         ({"beta": -0.1}, "beta is -0.1, but must be 0 or more"),
         ({"beta": float("nan")}, "beta is nan, but must be 0 or more"),
+        (
+            {"first_beta": 0.01},
+            "first_beta is 0.01 and beta 0.05, but the penalty falls, so first_beta must be at least",
+        ),
+        ({"first_beta": 1.0, "beta": 0.0}, "first_beta is 1.0 and beta 0.0, but the penalty falls"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
+        ({"first_rate": 0.0}, "first_rate is 0.0, but must be above 0"),
         ({"lr": 0.0}, "lr is 0.0, but must be above 0"),
         ({"decay": 1.5}, "decay is 1.5, but must be a share from 0 to 1"),
         ({"adam_beta2": 1.0}, "adam_beta2 is 1.0, but must be at least 0 and below 1"),

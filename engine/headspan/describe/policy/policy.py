@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class Policy:
 
     def _batch(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:
         if self._in_trees is None:
-            self._in_trees = takes_trees(self.model, self.tokenizer(prompts[0])["input_ids"])
+            asked = self.tokenizer(prompts)["input_ids"]
+            self._in_trees = takes_trees(self.model, list(chain.from_iterable(asked)))
         return (self._in_tree if self._in_trees else self._one_by_one)(prompts, greedy, tokens)
 
     def _in_tree(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:

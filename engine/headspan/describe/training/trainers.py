@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
 from headspan.describe.training.prompts import ordered
-from headspan.describe.training.settings import RLOO, TrainingSettings
+from headspan.describe.training.settings import FALLING, RLOO, TrainingSettings
 
 # Without a penalty TRL does not run the untrained model, and the divergence would stay unknown. In float32, a reward
 # less this times a divergence is the reward.
@@ -39,6 +41,26 @@ class _Quick:
 
     model: Any
     args: Any
+    state: Any
+    # The penalty by step, and the rate of LoRA's first matrices as a share of the others'.
+    _penalty: Callable[[int], float]
+    _first_rate: float
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        self.beta = self._penalty(self.state.global_step)
+        return super()._generate_and_score_completions(*args, **kwargs)  # type: ignore[misc]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """AdamW, with a rate of its own for the first matrices of LoRA."""
+        optimiser = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        first = {id(each) for name, each in self.model.named_parameters() if "lora_A" in name}
+        groups = []
+        for group in optimiser.param_groups:
+            for share, is_first in ((1.0, False), (self._first_rate, True)):
+                if some := [each for each in group["params"] if (id(each) in first) == is_first]:
+                    groups.append({**group, "params": some, "lr": share * group["lr"]})
+        optimiser.param_groups[:] = groups
+        return optimiser
 
     def _send_telemetry(self) -> None:
         """Reach no network."""
@@ -151,7 +173,7 @@ def make_trainer(
         "num_generations": settings.generations,
         "max_completion_length": settings.tokens,
         "temperature": 1.0,
-        "beta": settings.beta or _NO_PENALTY,
+        "beta": penalty(settings, 0),
         "learning_rate": settings.lr,
         **schedule(settings),
         "adam_beta2": settings.adam_beta2,
@@ -194,13 +216,23 @@ def make_trainer(
         peft_config=adapter,
         callbacks=list(callbacks),
     )
+    trainer._penalty, trainer._first_rate = partial(penalty, settings), settings.first_rate
     if settings.method == RLOO:
         trainer._reuses = settings.dropout == 0
-        trainer._in_trees = takes_trees(trainer.model, tokenizer(rows[0]["prompt"])["input_ids"])
+        asked = tokenizer([row["prompt"] for row in rows])["input_ids"]
+        trainer._in_trees = takes_trees(trainer.model, list(chain.from_iterable(asked)))
     trainer.remove_callback(PrinterCallback)
     # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
     trainer.model.peft_config["default"].base_model_name_or_path = ""
     return trainer
+
+
+def penalty(settings: TrainingSettings, step: int) -> float:
+    """The penalty of a step, counted from 0: it falls from `first_beta` to `beta` by the same factor in each step."""
+    if settings.first_beta is None:
+        return settings.beta or _NO_PENALTY
+    left = max(0.0, 1 - step / (FALLING * settings.steps))
+    return settings.beta * float((settings.first_beta / settings.beta) ** left)
 
 
 def schedule(settings: TrainingSettings) -> dict[str, Any]:
