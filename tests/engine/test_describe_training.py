@@ -201,15 +201,15 @@ class Toy:
 
 
 def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path) -> None:
-    # The penalty falls to 0.5 in the first 2.1 of the 3 steps.
-    toy = Toy(tmp_path, "rloo", 0.5, first_beta=1.0, first_rate=0.2)
+    # With some seeds, the gradients of a matrix cancel to a thousandth of their terms, and so lose these digits.
+    toy = Toy(tmp_path, "rloo", 0.5, seed=5)
     assert toy.trainer._in_trees
     first, second = {}, {}
-    for step, beta in enumerate([1.0, 0.5 * 2 ** (1.1 / 2.1), 0.5 * 2 ** (0.1 / 2.1)]):
+    for step in range(3):
         model, own, reference, tokens = toy.exact(step)
         divergence = (own - reference).detach().numpy()
         assert np.abs(divergence).max() > 0.1
-        rewards = np.array(toy.rewards[step]) - beta * divergence
+        rewards = np.array(toy.rewards[step]) - 0.5 * divergence
         advantages = np.empty(12)
         for start in range(0, 12, 3):
             for place in range(start, start + 3):
@@ -232,9 +232,46 @@ def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path
             second[name] = 0.999 * second.get(name, 0.0) + 0.001 * gradient**2
             count = step + 1
             change = first[name] / (1 - 0.9**count) / (np.sqrt(second[name] / (1 - 0.999**count)) + 1e-8)
-            rate = 0.01 if "lora_A" in name else 0.05
-            wanted = toy.before[step][name].double().numpy() - rate * change
+            wanted = toy.before[step][name].double().numpy() - 0.05 * change
             assert relative_error(after[name], wanted) < RLOO_FLOAT32, name
+
+
+def test_answers_of_a_pool_are_drawn_by_their_reward_and_are_trained_on_but_not_logged(
+    reward: Reward, language_model: Path, tmp_path: Path
+) -> None:
+    from headspan.describe.training.pool import Pool, make_pool
+
+    model, tokenizer = load_language_model(language_model)
+    policy = hs.describe.Policy(model, tokenizer, "tiny")
+    rows = every_prompt(reward.classes.names, QUESTIONS[:2])
+    settings = replace(SETTINGS, pooled=2, pool=40, dropout=0.0)
+    pool = make_pool(policy, rows, reward, settings)
+    assert len(pool.answers) == len(rows) == 4
+    for row in rows:
+        answers, rewards = pool.answers[tuple(tokenizer(row["prompt"])["input_ids"])]
+        assert 20 < len({*answers}) == len(answers) <= 40
+        texts = [" ".join(tokenizer.decode(each, skip_special_tokens=True).split()) for each in answers]
+        assert rewards == pytest.approx(reward.of(texts, [row["class_number"]] * len(texts)), abs=1e-4)
+    # Three answers, of which the odds are exp(reward / 0.5).
+    few = Pool({(3,): ([(4,), (5, 6), (1,)], np.array([0.0, 0.5, 1.0]))}, seed=0)
+    first = [few.draw([3], 1, step, 0)[0] for step in range(2000)]
+    odds = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
+    for answer, chance in zip([[4], [5, 6], [1]], odds, strict=True):
+        assert abs(first.count(answer) / 2000 - chance) < 4 * math.sqrt(chance * (1 - chance) / 2000)
+    assert sorted(few.draw([3], 3, 0, 1)) == [[1], [4], [5, 6]]
+    assert len(few.draw([3], 5, 0, 1)) == 5
+    found = trained(reward, tmp_path / "t", language_model, settings=replace(settings, steps=2), samples=0)
+    plain = trained(reward, tmp_path / "p", language_model, settings=replace(settings, steps=2, pooled=0), samples=0)
+    assert found.log["kl"][0] == pytest.approx(0, abs=1e-4)
+    assert found.adapter_sha256 != plain.adapter_sha256
+    # The last two of four answers to each prompt are the pool's.
+    from headspan.describe.training.steps import Steps
+
+    texts = ["red circle", "blue", "dark", "dark", "small", "square photo", "dark", "dark"]
+    steps = Steps(tmp_path, reward, settings, lambda event: None, 1e9)
+    values = steps.rewards(texts, [0] * 4 + [1] * 4)
+    assert steps._measured["reward"] == pytest.approx(np.mean([values[place] for place in (0, 1, 4, 5)]))
+    assert steps._measured["distinct_1"] == 1.0
 
 
 def test_grpo_keeps_the_size_of_rewards_and_puts_the_penalty_into_the_loss(tmp_path: Path) -> None:
@@ -492,13 +529,13 @@ def test_the_rate_is_constant_and_falls_to_0_in_the_part_of_the_steps_that_decay
         ({"method": "ppo"}, "training method 'ppo' is unknown; choose from rloo, grpo"),
         ({"beta": -0.1}, "beta is -0.1, but must be 0 or more"),
         ({"beta": float("nan")}, "beta is nan, but must be 0 or more"),
+        ({"pool": 0}, "pool is 0, but must be at least 1"),
         (
-            {"first_beta": 0.01},
-            "first_beta is 0.01 and beta 0.05, but the penalty falls, so first_beta must be at least",
+            {"pooled": 3},
+            "pooled is 3 and generations 4, but at least 2 descriptions of a prompt must be the model's own",
         ),
-        ({"first_beta": 1.0, "beta": 0.0}, "first_beta is 1.0 and beta 0.0, but the penalty falls"),
+        ({"pooled": 1, "method": "grpo"}, "pooled is 1, but only rloo trains on a pool; leave it out"),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
-        ({"first_rate": 0.0}, "first_rate is 0.0, but must be above 0"),
         ({"lr": 0.0}, "lr is 0.0, but must be above 0"),
         ({"decay": 1.5}, "decay is 1.5, but must be a share from 0 to 1"),
         ({"adam_beta2": 1.0}, "adam_beta2 is 1.0, but must be at least 0 and below 1"),

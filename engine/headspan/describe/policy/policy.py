@@ -25,11 +25,17 @@ class Written:
     """One answer: its text, its log-probabilities in nats, and whether the model ended it by itself."""
 
     text: str
-    tokens: int
+    # The numbers of its tokens, with the end token.
+    answer: tuple[int, ...]
     log_probability: float
     # By the model without its adapter; the same number if it has none.
     reference_log_probability: float
     ended: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has, with the end token."""
+        return len(self.answer)
 
 
 class Policy:
@@ -96,7 +102,7 @@ class Policy:
             skip_special_tokens=True,
         )
         return [
-            Written(" ".join(text.split()), len(answer), one, other, stop)
+            Written(" ".join(text.split()), tuple(answer), one, other, stop)
             for text, answer, one, other, stop in zip(texts, drawn.answers, own, reference, ended, strict=True)
         ]
 
@@ -121,8 +127,8 @@ class Policy:
             skip_special_tokens=True,
         )
         return [
-            Written(" ".join(text.split()), int(keep.sum()), float(one), float(other), bool(stop.any()))
-            for text, keep, one, other, stop in zip(texts, counted, own, reference, ends, strict=True)
+            Written(" ".join(text.split()), tuple(row[keep].tolist()), float(one), float(other), bool(stop.any()))
+            for text, row, keep, one, other, stop in zip(texts, answers, counted, own, reference, ends, strict=True)
         ]
 
     def _log_probabilities(self, whole: Tensor, mask: Tensor, answers: Tensor, counted: Tensor) -> Tensor:

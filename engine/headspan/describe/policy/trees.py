@@ -147,7 +147,7 @@ def _trees_of(
     trees, rows = [], []
     for prompt, own in by_prompt.items():
         # Answers with the same beginning are neighbours, and so in one tree.
-        ordered = sorted(own, key=lambda row: answers[row])
+        ordered = sorted(own, key=lambda row: [*answers[row]])
         for start in range(0, len(ordered), _ANSWERS):
             some = ordered[start : start + _ANSWERS]
             tree = _Tree([*prompt])

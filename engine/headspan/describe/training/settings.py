@@ -14,8 +14,6 @@ RLOO, GRPO = "rloo", "grpo"
 METHODS = (RLOO, GRPO)
 # As in the published run.
 STEPS, BATCH = 1000, 32
-# The part of the steps in which the penalty falls, if it does.
-FALLING = 0.7
 # Penalties of the frontier of reward against divergence.
 BETAS = (0.02, 0.05, 0.2)
 
@@ -33,21 +31,19 @@ class TrainingSettings:
     method: str = RLOO
     # The weight of the divergence from the untrained model, in units of reward for each nat.
     beta: float = 0.05
-    # The weight in the first step, from which it falls to `beta` in the first 70 % of the steps; None for no change.
-    # A large one holds back the words that raise the reward for all classes, until rarer ones are found.
-    first_beta: float | None = None
     steps: int = STEPS
     # Descriptions in a step, and how many of them answer the same prompt.
     batch: int = BATCH
     generations: int = 4
+    # Of these, how many are drawn from a pool of the untrained model's answers, the better ones more often; and how
+    # many answers to a prompt are sampled for the pool. RLOO only.
+    pooled: int = 0
+    pool: int = 512
     # Descriptions in one forward and backward pass; None for the whole batch. Smaller ones need less memory.
     mini_batch: int | None = None
     # The largest number of tokens of a description.
     tokens: int = TOKENS
     lr: float = 2e-4
-    # The rate of LoRA's first matrices (A), as a share of that of the second ones (B); 1 for the same, as published.
-    # What A reads should change slowly, since B begins at 0 (Hayou et al., arXiv 2402.12354).
-    first_rate: float = 1.0
     # The part of all steps, at their end, in which the rate falls linearly to 0; 0 for a constant rate, as published.
     decay: float = 0.0
     # AdamW's memory of squared gradients. At the usual 0.999, the large ones of the first steps slow down the others.
@@ -63,17 +59,12 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"training method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        for name in ("steps", "batch", "tokens", "rank", "alpha"):
+        for name in ("steps", "batch", "pool", "tokens", "rank", "alpha"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if not (math.isfinite(self.beta) and self.beta >= 0):
             raise SettingsError(f"beta is {self.beta}, but must be 0 or more")
-        if self.first_beta is not None and not (math.isfinite(self.first_beta) and self.first_beta >= self.beta > 0):
-            raise SettingsError(
-                f"first_beta is {self.first_beta} and beta {self.beta}, but the penalty falls, so first_beta must be "
-                "at least beta, and beta above 0"
-            )
-        for name in ("lr", "first_rate", "clip"):
+        for name in ("lr", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise SettingsError(f"{name} is {value}, but must be above 0")
@@ -90,6 +81,13 @@ class TrainingSettings:
                 f"generations is {self.generations}, but a description is compared with others of its prompt, so it "
                 "must be at least 2"
             )
+        if not 0 <= self.pooled <= self.generations - 2:
+            raise SettingsError(
+                f"pooled is {self.pooled} and generations {self.generations}, but at least 2 descriptions of a prompt "
+                "must be the model's own; choose a smaller number"
+            )
+        if self.pooled and self.method != RLOO:
+            raise SettingsError(f"pooled is {self.pooled}, but only {RLOO} trains on a pool; leave it out")
         for name, part in (("generations", self.generations), ("mini_batch", self.per_pass)):
             if part < 1 or self.batch % part:
                 raise SettingsError(

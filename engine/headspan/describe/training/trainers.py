@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
+from headspan.describe.training.pool import Pool
 from headspan.describe.training.prompts import ordered
-from headspan.describe.training.settings import FALLING, RLOO, TrainingSettings
+from headspan.describe.training.settings import RLOO, TrainingSettings
 
 # Without a penalty TRL does not run the untrained model, and the divergence would stay unknown. In float32, a reward
 # less this times a divergence is the reward.
@@ -41,26 +41,6 @@ class _Quick:
 
     model: Any
     args: Any
-    state: Any
-    # The penalty by step, and the rate of LoRA's first matrices as a share of the others'.
-    _penalty: Callable[[int], float]
-    _first_rate: float
-
-    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        self.beta = self._penalty(self.state.global_step)
-        return super()._generate_and_score_completions(*args, **kwargs)  # type: ignore[misc]
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, with a rate of its own for the first matrices of LoRA."""
-        optimiser = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
-        first = {id(each) for name, each in self.model.named_parameters() if "lora_A" in name}
-        groups = []
-        for group in optimiser.param_groups:
-            for share, is_first in ((1.0, False), (self._first_rate, True)):
-                if some := [each for each in group["params"] if (id(each) in first) == is_first]:
-                    groups.append({**group, "params": some, "lr": share * group["lr"]})
-        optimiser.param_groups[:] = groups
-        return optimiser
 
     def _send_telemetry(self) -> None:
         """Reach no network."""
@@ -79,27 +59,67 @@ class _Rloo(_Quick, RLOOTrainer):
     # Whether what answers have in common is computed once, and whether log-probabilities at sampling are those of the
     # loss, as they are without dropout.
     _in_trees = _reuses = False
-    # The newest answers with their log-probabilities.
+    # The newest answers with their log-probabilities, if they are known, and those by the untrained model.
     _sampled: Sampled | None = None
+    _reference: Tensor
+    # Where some answers to each prompt are drawn from, and how many.
+    _pool: Pool | None = None
+    _pooled = 0
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._pool is None:
+            return self._own_answers(prompt_ids, *args, **kwargs)
+        each, step = self.num_generations, self.state.global_step
+        own = each - self._pooled
+        asked = [prompt for place, prompt in enumerate(prompt_ids) if place % each < own]
+        drawn, found = self._own_answers(asked, *args, **kwargs), []
+        for place in range(len(prompt_ids) // each):
+            found += drawn[place * own : (place + 1) * own]
+            found += self._pool.draw(prompt_ids[place * each], self._pooled, step, place)
+        self._sampled = None
+        return found
+
+    def _own_answers(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
         if not self._in_trees:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            found: list[list[int]] = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return found
         self.model.eval()
         with merged(self.model), torch.no_grad():
             self._sampled = sample(self.model, prompt_ids, self.args.max_completion_length, self.eos_token_ids)
         self.model.train()
         return self._sampled.answers
 
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        found = super()._generate_and_score_completions(inputs)
+        if self._pool is not None:
+            # What is logged is of the model's own answers.
+            mask, ids = found["completion_mask"], found["completion_ids"]
+            own = torch.arange(len(mask)) % self.num_generations < self.num_generations - self._pooled
+            lengths = mask.sum(dim=1)[own].float()
+            kl = (found["old_logps"] - (self._reference * mask).sum(dim=1))[own]
+            last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).squeeze(1)[own]
+            ended = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device)).float()
+            metrics = self._metrics["train"]
+            metrics["completions/mean_length"][-1] = lengths.mean().item()
+            metrics["completions/clipped_ratio"][-1] = 1 - ended.mean().item()
+            metrics["kl"][-1] = (kl.mean() / lengths.mean()).item()
+        return found
+
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
         """Log-probabilities of tokens, and entropies; those of the trained model at sampling are known already."""
-        if not self._in_trees:
-            return super()._get_per_token_logps_and_entropies(
+        if self._in_trees:
+            found = self._in_tree(model, input_ids, attention_mask.bool(), logits_to_keep)
+        else:
+            found = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        kept = attention_mask.bool()
+        if not _adapted(model):
+            self._reference = found[0]
+        return found
+
+    def _in_tree(self, model: Any, input_ids: Tensor, kept: Tensor, logits_to_keep: int) -> Any:
         begin = input_ids.shape[1] - logits_to_keep
         answers = [row[keep].tolist() for row, keep in zip(input_ids[:, begin:], kept[:, begin:], strict=True)]
         drawn = self._sampled
@@ -157,6 +177,7 @@ def make_trainer(
     settings: TrainingSettings,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    pool: Pool | None = None,
 ) -> Any:
     """TRL's trainer of a method, for a model on the device that it trains on; checkpoints go to `folder`.
 
@@ -173,7 +194,7 @@ def make_trainer(
         "num_generations": settings.generations,
         "max_completion_length": settings.tokens,
         "temperature": 1.0,
-        "beta": penalty(settings, 0),
+        "beta": settings.beta or _NO_PENALTY,
         "learning_rate": settings.lr,
         **schedule(settings),
         "adam_beta2": settings.adam_beta2,
@@ -216,8 +237,8 @@ def make_trainer(
         peft_config=adapter,
         callbacks=list(callbacks),
     )
-    trainer._penalty, trainer._first_rate = partial(penalty, settings), settings.first_rate
     if settings.method == RLOO:
+        trainer._pool, trainer._pooled = pool, settings.pooled
         trainer._reuses = settings.dropout == 0
         asked = tokenizer([row["prompt"] for row in rows])["input_ids"]
         trainer._in_trees = takes_trees(trainer.model, list(chain.from_iterable(asked)))
@@ -225,14 +246,6 @@ def make_trainer(
     # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
     trainer.model.peft_config["default"].base_model_name_or_path = ""
     return trainer
-
-
-def penalty(settings: TrainingSettings, step: int) -> float:
-    """The penalty of a step, counted from 0: it falls from `first_beta` to `beta` by the same factor in each step."""
-    if settings.first_beta is None:
-        return settings.beta or _NO_PENALTY
-    left = max(0.0, 1 - step / (FALLING * settings.steps))
-    return settings.beta * float((settings.first_beta / settings.beta) ** left)
 
 
 def schedule(settings: TrainingSettings) -> dict[str, Any]:
