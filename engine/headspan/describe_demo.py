@@ -39,11 +39,11 @@ KEY = "objects.shape"
 TARGET = Target(contrast=True)
 # All prompts in each step, at a high rate, so that a few steps of so small a model suffice. What all classes have in
 # common is learned first, and what is particular to one is rare among the model's own descriptions, so half of them are
-# drawn from a pool. The first steps, in which some descriptions miss their class, have large gradients; a short memory
-# of them and a low limit keep them from slowing down the others. Answers have at most 18 tokens.
+# the untrained model's best. The first steps, in which some descriptions miss their class, have large gradients; a
+# short memory of them and a low limit keep them from slowing down the others. Answers have at most 18 tokens.
 SETTINGS = TrainingSettings(
-    steps=36, batch=576, generations=16, pooled=8, pool=256, tokens=20, lr=6e-3, decay=0.3, beta=0.2, dropout=0.0,
-    adam_beta2=0.95, clip=0.2,
+    steps=36, batch=576, generations=16, untrained=8, untrained_samples=256, tokens=20, lr=6e-3, decay=0.3, beta=0.2,
+    dropout=0.0, adam_beta2=0.95, clip=0.2,
 )  # fmt: skip
 # A few of the questions, so that the best of 64 answers to each takes seconds.
 ASKED = QUESTIONS[::9]

@@ -236,24 +236,24 @@ def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path
             assert relative_error(after[name], wanted) < RLOO_FLOAT32, name
 
 
-def test_answers_of_a_pool_are_drawn_by_their_reward_and_are_trained_on_but_not_logged(
+def test_answers_of_the_untrained_model_are_drawn_by_their_reward_and_are_trained_on_but_not_logged(
     reward: Reward, language_model: Path, tmp_path: Path
 ) -> None:
-    from headspan.describe.training.pool import Pool, make_pool
+    from headspan.describe.training.untrained import UntrainedAnswers, untrained_answers
 
     model, tokenizer = load_language_model(language_model)
     policy = hs.describe.Policy(model, tokenizer, "tiny")
     rows = every_prompt(reward.classes.names, QUESTIONS[:2])
-    settings = replace(SETTINGS, pooled=2, pool=40, dropout=0.0)
-    pool = make_pool(policy, rows, reward, settings)
-    assert len(pool.answers) == len(rows) == 4
+    settings = replace(SETTINGS, untrained=2, untrained_samples=40, dropout=0.0)
+    known = untrained_answers(policy, rows, reward, settings)
+    assert len(known.answers) == len(rows) == 4
     for row in rows:
-        answers, rewards = pool.answers[tuple(tokenizer(row["prompt"])["input_ids"])]
+        answers, rewards = known.answers[tuple(tokenizer(row["prompt"])["input_ids"])]
         assert 20 < len({*answers}) == len(answers) <= 40
         texts = [" ".join(tokenizer.decode(each, skip_special_tokens=True).split()) for each in answers]
         assert rewards == pytest.approx(reward.of(texts, [row["class_number"]] * len(texts)), abs=1e-4)
     # Three answers, of which the odds are exp(reward / 0.5).
-    few = Pool({(3,): ([(4,), (5, 6), (1,)], np.array([0.0, 0.5, 1.0]))}, seed=0)
+    few = UntrainedAnswers({(3,): ([(4,), (5, 6), (1,)], np.array([0.0, 0.5, 1.0]))}, seed=0)
     first = [few.draw([3], 1, step, 0)[0] for step in range(2000)]
     odds = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
     for answer, chance in zip([[4], [5, 6], [1]], odds, strict=True):
@@ -261,10 +261,10 @@ def test_answers_of_a_pool_are_drawn_by_their_reward_and_are_trained_on_but_not_
     assert sorted(few.draw([3], 3, 0, 1)) == [[1], [4], [5, 6]]
     assert len(few.draw([3], 5, 0, 1)) == 5
     found = trained(reward, tmp_path / "t", language_model, settings=replace(settings, steps=2), samples=0)
-    plain = trained(reward, tmp_path / "p", language_model, settings=replace(settings, steps=2, pooled=0), samples=0)
+    plain = trained(reward, tmp_path / "p", language_model, settings=replace(settings, steps=2, untrained=0), samples=0)
     assert found.log["kl"][0] == pytest.approx(0, abs=1e-4)
     assert found.adapter_sha256 != plain.adapter_sha256
-    # The last two of four answers to each prompt are the pool's.
+    # The last two of four answers to each prompt are the untrained model's.
     from headspan.describe.training.steps import Steps
 
     texts = ["red circle", "blue", "dark", "dark", "small", "square photo", "dark", "dark"]
@@ -355,7 +355,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
 def test_rewards_of_a_step_do_not_depend_on_texts_that_were_rewarded_before(reward: Reward, tmp_path: Path) -> None:
     from headspan.describe.training.steps import Steps
 
-    steps = Steps(tmp_path, reward, 1, lambda event: None, 60.0)
+    steps = Steps(tmp_path, reward, replace(SETTINGS, steps=1), lambda event: None, 60.0)
     texts = [" ".join(WORDS[place : place + 1 + place % 9]) for place in range(9)] + ["a photo of a square " * 4]
     numbers = [place % 2 for place in range(10)]
     wanted = steps.rewards(texts, numbers)
@@ -529,12 +529,15 @@ def test_the_rate_is_constant_and_falls_to_0_in_the_part_of_the_steps_that_decay
         ({"method": "ppo"}, "training method 'ppo' is unknown; choose from rloo, grpo"),
         ({"beta": -0.1}, "beta is -0.1, but must be 0 or more"),
         ({"beta": float("nan")}, "beta is nan, but must be 0 or more"),
-        ({"pool": 0}, "pool is 0, but must be at least 1"),
+        ({"untrained_samples": 0}, "untrained_samples is 0, but must be at least 1"),
         (
-            {"pooled": 3},
-            "pooled is 3 and generations 4, but at least 2 descriptions of a prompt must be the model's own",
+            {"untrained": 3},
+            "untrained is 3 and generations 4, but at least 2 descriptions of a prompt must be the model's own",
         ),
-        ({"pooled": 1, "method": "grpo"}, "pooled is 1, but only rloo trains on a pool; leave it out"),
+        (
+            {"untrained": 1, "method": "grpo"},
+            "untrained is 1, but only rloo trains on the untrained model's answers; leave it out",
+        ),
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"lr": 0.0}, "lr is 0.0, but must be above 0"),
         ({"decay": 1.5}, "decay is 1.5, but must be a share from 0 to 1"),

@@ -58,9 +58,9 @@ class Steps(TrainerCallback):
         # A training that continues after a kill has no vectors from before.
         self._reward.texts.forget()
         found: list[float] = self._reward.of(texts, class_number).tolist()
-        # Those of the pool, the last ones of each prompt, are not the model's own.
+        # The untrained model's, the last ones of each prompt, are not the model's own.
         each = self._settings.generations
-        own = [place for place in range(len(texts)) if place % each < each - self._settings.pooled]
+        own = [place for place in range(len(texts)) if place % each < each - self._settings.untrained]
         self._measured = measured([texts[place] for place in own], [found[place] for place in own], self._reward)
         return found
 

@@ -25,7 +25,7 @@ from headspan.describe.policy.tokens import check_context
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.measures import figures_of
-from headspan.describe.training.pool import make_pool
+from headspan.describe.training.untrained import untrained_answers
 from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.settings import TrainingSettings
 from headspan.describe.training.trained import (
@@ -195,14 +195,18 @@ def _run(
 
     if not (folder / _UNTRAINED).is_file():
         write_json(folder / _UNTRAINED, figures(Policy(model, tokenizer, name), "untrained") if samples else {})
-    pool = make_pool(Policy(model, tokenizer, name), rows, reward, settings) if settings.pooled else None
+    drawn_from = (
+        untrained_answers(Policy(model, tokenizer, name), rows, reward, settings) if settings.untrained else None
+    )
     steps = Steps(folder, reward, settings, on_progress, checkpoint_seconds)
     checkpoint = steps.restored()
     if checkpoint is not None:
         done = len(steps.log["step"])
         on_progress(Progress(NOTE, 1, 1, f"continued after step {done:,} of {settings.steps:,}"))
     with silent():
-        trainer = make_trainer(model, tokenizer, rows, steps.rewards, settings, folder / CHECKPOINTS, [steps], pool)
+        trainer = make_trainer(
+            model, tokenizer, rows, steps.rewards, settings, folder / CHECKPOINTS, [steps], drawn_from
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
     _write_adapter(folder, trainer.model, name)
     write_json(folder / LOG, steps.log)

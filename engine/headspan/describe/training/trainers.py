@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
-from headspan.describe.training.pool import Pool
+from headspan.describe.training.untrained import UntrainedAnswers
 from headspan.describe.training.prompts import ordered
 from headspan.describe.training.settings import RLOO, TrainingSettings
 
@@ -62,20 +62,20 @@ class _Rloo(_Quick, RLOOTrainer):
     # The newest answers with their log-probabilities, if they are known, and those by the untrained model.
     _sampled: Sampled | None = None
     _reference: Tensor
-    # Where some answers to each prompt are drawn from, and how many.
-    _pool: Pool | None = None
-    _pooled = 0
+    # Where some answers to each prompt are drawn from, and how many of them.
+    _untrained: UntrainedAnswers | None = None
+    _untrained_each = 0
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._pool is None:
+        if self._untrained is None:
             return self._own_answers(prompt_ids, *args, **kwargs)
         each, step = self.num_generations, self.state.global_step
-        own = each - self._pooled
+        own = each - self._untrained_each
         asked = [prompt for place, prompt in enumerate(prompt_ids) if place % each < own]
         drawn, found = self._own_answers(asked, *args, **kwargs), []
         for place in range(len(prompt_ids) // each):
             found += drawn[place * own : (place + 1) * own]
-            found += self._pool.draw(prompt_ids[place * each], self._pooled, step, place)
+            found += self._untrained.draw(prompt_ids[place * each], self._untrained_each, step, place)
         self._sampled = None
         return found
 
@@ -91,10 +91,10 @@ class _Rloo(_Quick, RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         found = super()._generate_and_score_completions(inputs)
-        if self._pool is not None:
+        if self._untrained is not None:
             # What is logged is of the model's own answers.
             mask, ids = found["completion_mask"], found["completion_ids"]
-            own = torch.arange(len(mask)) % self.num_generations < self.num_generations - self._pooled
+            own = torch.arange(len(mask)) % self.num_generations < self.num_generations - self._untrained_each
             lengths = mask.sum(dim=1)[own].float()
             kl = (found["old_logps"] - (self._reference * mask).sum(dim=1))[own]
             last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).squeeze(1)[own]
@@ -177,7 +177,7 @@ def make_trainer(
     settings: TrainingSettings,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
-    pool: Pool | None = None,
+    untrained: UntrainedAnswers | None = None,
 ) -> Any:
     """TRL's trainer of a method, for a model on the device that it trains on; checkpoints go to `folder`.
 
@@ -238,7 +238,7 @@ def make_trainer(
         callbacks=list(callbacks),
     )
     if settings.method == RLOO:
-        trainer._pool, trainer._pooled = pool, settings.pooled
+        trainer._untrained, trainer._untrained_each = untrained, settings.untrained
         trainer._reuses = settings.dropout == 0
         asked = tokenizer([row["prompt"] for row in rows])["input_ids"]
         trainer._in_trees = takes_trees(trainer.model, list(chain.from_iterable(asked)))

@@ -26,7 +26,7 @@ Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class UntrainedAnswers:
     """By prompt, as tokens: different answers, and their rewards."""
 
     answers: Mapping[Tokens, tuple[list[Tokens], Float64[np.ndarray, " answer"]]]
@@ -41,16 +41,18 @@ class Pool:
         return [[*answers[each]] for each in np.resize(order, count)]
 
 
-def make_pool(policy: Policy, rows: Sequence[Mapping[str, Any]], reward: Reward, settings: TrainingSettings) -> Pool:
-    """Sample `settings.pool` answers to each prompt of `every_prompt` from the untrained model, and reward them."""
-    every = [row for row in rows for _ in range(settings.pool)]
+def untrained_answers(
+    policy: Policy, rows: Sequence[Mapping[str, Any]], reward: Reward, settings: TrainingSettings
+) -> UntrainedAnswers:
+    """Sample `settings.untrained_samples` answers to each prompt of `every_prompt` from the untrained model, and reward them."""
+    every = [row for row in rows for _ in range(settings.untrained_samples)]
     written = policy.write([row["prompt"] for row in every], tokens=settings.tokens, seed=_SEED, batch=_BATCH)
     reward.texts.forget()
     rewards = reward.of([each.text for each in written], [row["class_number"] for row in every])
     asked = policy.tokenizer([row["prompt"] for row in rows])["input_ids"]
     found: dict[Tokens, tuple[list[Tokens], Float64[np.ndarray, " answer"]]] = {}
     for number, prompt in enumerate(asked):
-        own = range(number * settings.pool, (number + 1) * settings.pool)
+        own = range(number * settings.untrained_samples, (number + 1) * settings.untrained_samples)
         different = {written[place].answer: float(rewards[place]) for place in own}
         found[tuple(prompt)] = [*different], np.array([*different.values()])
-    return Pool(found, settings.seed)
+    return UntrainedAnswers(found, settings.seed)
