@@ -46,8 +46,10 @@ class Case:
     wanted: Callable[..., object] | None = None
     # The kernel with each cut worth measuring; the fastest right one is the row's. Without any, the op itself is.
     cuts: dict[str, Callable[..., object]] = field(default_factory=dict)
-    # The cut that the engine uses on this GPU; None if PyTorch computes the op.
+    # What the engine uses on this GPU, and the table of `switches` and the key that decide it; PyTorch computes an op
+    # that uses none of its cuts.
     used: str | None = ""
+    switch: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def exact(self) -> Callable[..., object]:
@@ -157,10 +159,11 @@ def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, pat
     width, head_dim = columns // 3, columns // 3 // heads
     arguments = (qkv, heads, pooling, patches is not None, patches)
     used, tried = attention.cut_in_use(qkv, heads, pooling is not None), attention.candidates(head_dim, BF16, tokens)
-    if name != "heads and patches" or qkv.dtype != BF16:
-        # Each cut takes seconds to compile: the first that keeps all keys, the last that does not, and the one in use.
+    if name not in ("heads", "heads and patches") or qkv.dtype != BF16:
+        # Fewer cuts are compiled: the first that keeps all keys, the last that does not, and the one in use.
         kept = [cut for cut in tried if cut.whole]
-        tried = tuple(dict.fromkeys((used, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
+        first = tried[0] if isinstance(used, str) else used
+        tried = tuple(dict.fromkeys((first, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
     cuts = [str(tuple(cut)) for cut in tried]
     emitted = 4 * batch * width + (0 if patches is None else patches.nbytes)
     alone = patches is None and qkv.dtype == BF16
@@ -172,7 +175,8 @@ def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, pat
         (4 if pooling is None else 6) * batch * tokens**2 * width,
         peers={kind: (partial(through, backend), arguments) for kind, backend in BACKENDS.items() if alone},
         cuts={cut: partial(attention.attention_emit_cut, each) for cut, each in zip(cuts, tried, strict=True)},
-        used=str(tuple(used)),
+        used=_name(used),
+        switch=("ATTENTION", (*_place(qkv), head_dim, tokens, pooling is not None)),
     )
 
 
@@ -246,7 +250,8 @@ def _linear_maps(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Cas
                 2 * (rows * (width + out) + columns * width),
                 2 * rows * columns * width,
                 cuts=cuts,
-                used=_name(switches.linear_act_by(x.device, activation, gated)),
+                used=_name(switches.linear_act_by(x.device, x.dtype, activation, gated, width, out)),
+                switch=("LINEAR_ACT", (*_place(x), activation, gated, width, out)),
             )
         )
     return found
@@ -278,7 +283,8 @@ def _others(batch: int) -> list[Case]:
                 str(tuple(cut)): partial(moments.add_moments_cut, cut)
                 for cut in moments.candidates(size.head_dim, switches.capability(heads.device))
             },
-            used=str(tuple(moments.candidates(size.head_dim, switches.capability(heads.device))[0])),
+            used=_name(moments.cut_in_use(heads.device, size.head_dim)),
+            switch=("MOMENTS", (switches.capability(heads.device), size.head_dim)),
             peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
         ),
         Case(
@@ -293,5 +299,10 @@ def _others(batch: int) -> list[Case]:
     ]
 
 
-def _name(cut: switches.Cut | str | None) -> str | None:
+def _place(x: Tensor) -> tuple[Any, str]:
+    """The first parts of a key of `switches`."""
+    return switches.capability(x.device), switches.name_of(x.dtype)
+
+
+def _name(cut: tuple[Any, ...] | str | None) -> str | None:
     return cut if cut is None or isinstance(cut, str) else str(tuple(cut))
