@@ -41,8 +41,8 @@ _SHARED = 226 << 10
 def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Blocks, ...]:
     """The blocks worth measuring, those in use without an entry in `switches` first, for any number of tokens or one.
 
-    None spills registers on sm_90, but for 56 bytes of one that keeps all keys under Triton 3.9, nor does the first one
-    on sm_80 and sm_100.
+    None spills registers on sm_90 if `α v` is stored in 16 bits, as runs store it; nor does the first one on sm_80 and
+    sm_100.
     """
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.

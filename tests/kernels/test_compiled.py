@@ -30,7 +30,7 @@ from triton import knobs
 
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
-from headspan_kernels.switches import Cut
+from headspan_kernels.switches import Blocks, Cut
 from headspan_kernels.whole_heads import shared_bytes
 from tests.kernels.compiling import hand_launches_on
 
@@ -88,15 +88,8 @@ def dumped(binary: Any, what: str, folder: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-# Bytes that cuts which are not in use spill under Triton 3.9, and not under 3.6 and 3.8.
-SPILLED = 64
-
-
-def check(launcher: Launcher, folder: Path, spilled: int = 0) -> dict[str, int]:
-    """Look at every compiled kernel; `spilled` is the most bytes of the stack that one may use.
-
-    Returns the most registers that each takes.
-    """
+def check(launcher: Launcher, folder: Path) -> dict[str, int]:
+    """Look at every compiled kernel; returns the most registers that each takes."""
     assert launcher.made
     registers: dict[str, int] = {}
     for name, binaries in launcher.made.items():
@@ -106,8 +99,7 @@ def check(launcher: Launcher, folder: Path, spilled: int = 0) -> dict[str, int]:
             registers[name] = max(found.registers, registers.get(name, 0))
             assert 0 < found.registers <= 255
             assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
-            assert found.local == 0, f"{name} spills: {found}"
-            assert found.stack <= spilled, f"{name} spills: {found}"
+            assert (found.stack, found.local) == (0, 0), f"{name} spills: {found}"
             if launcher.architecture == 90 and name in TENSOR_CORES:
                 in_float32 = binary.src.signature.get("qkv") == "*fp32"
                 wanted = "HG?MMA" if in_float32 else TENSOR_CORES[name]
@@ -128,6 +120,12 @@ def tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> T
 def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> None:
     whole = tower(heads, head_dim, dtype, mean_pooled)
     whole.forward(meta(3, 3, 224, 224), (0, 1), with_patches=True, patches_dtype=torch.float16)
+
+
+def attention(cut: Blocks, tokens: int, head_dim: int, dtype: torch.dtype) -> None:
+    """With a class token, whose `α v` is stored as runs do: in float32, the same cuts may spill a few bytes."""
+    patches = meta(3, 16, tokens, head_dim, dtype=FP16)
+    attention_emit_cut(cut, meta(3, tokens, 3 * 16 * head_dim, dtype=dtype), 16, None, True, patches)
 
 
 def add_moments(head_dim: int, capability: tuple[int, int] = (9, 0), cuts: int = 1) -> None:
@@ -200,8 +198,8 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
 ) -> None:
     """ViT-L/14 on an H100, whose multiprocessors have 65,536 registers and 228 kB of shared memory, 1 kB a program."""
     cut = next(cut for cut in candidates(64, dtype, 257) if cut.whole)
-    attention_emit_cut(cut, meta(3, 257, 3 * 16 * 64, dtype=dtype), 16, None, True)
-    check(launcher, tmp_path, SPILLED)
+    attention(cut, 257, 64, dtype)
+    check(launcher, tmp_path)
     found = resources(launcher.made["attend_heads"][0], tmp_path)
     assert 2 * 32 * cut.warps * found.registers <= 65536
     assert 2 * (found.shared + 1024) <= 228 << 10
@@ -249,7 +247,7 @@ def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
 ) -> None:
     for cut in candidates(head_dim, dtype, tokens)[0 if tokens > 257 else 1 :]:
         if cut.whole or tokens == 257:
-            attention_emit_cut(cut, meta(3, tokens, 3 * 16 * head_dim, dtype=dtype), 16, None, True)
+            attention(cut, tokens, head_dim, dtype)
     if dtype == BF16 and tokens == 257:
         add_moments(head_dim, cuts=7)
-    check(launcher, tmp_path, SPILLED)
+    check(launcher, tmp_path)
