@@ -82,6 +82,20 @@ def _of_call(table: str, key: tuple[Any, ...], rows: dict[str, dict[str, Any]], 
     return _on(table, key, best, times[best], usual, times[usual], rows, line)
 
 
+def without_switch(line: dict[str, Any]) -> Iterable[str]:
+    """A sentence on each op of a line that no entry switches on or off: it is always in use, or not in the engine."""
+    for name, row in line["rows"].items() if line["question"] == gpu.OPS else ():
+        if row.get("switch"):
+            continue
+        used = "in use" if row.get("in_use") else "no switch turns it on"
+        peers, ours = _peers(row), row["fused"].get("ms")
+        if ours is None or "wrong" in row or not peers:
+            yield f"{name}: {used}, not measured, or wrong"
+        else:
+            times = f"{_milliseconds(ours)}, {_milliseconds(_least(peers))} by PyTorch at its best"
+            yield f"{name}: {used}, {'faster' if row['kept'] else 'not faster'}: {times}"
+
+
 def _graphs(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[Verdict]:
     """The verdicts on a model's passes as CUDA graphs."""
     for name, row in rows.items():
@@ -195,7 +209,7 @@ def decide(lines: Sequence[dict[str, Any]]) -> str:
     allowed = entries(recorded())
     rows = ",\n".join(json.dumps(entry) for entry in allowed)
     switches.SWITCHED_ON.write_text(f"[\n{rows}\n]\n" if allowed else "[]\n", encoding="utf-8")
-    found = [str(verdict) for line in lines for verdict in verdicts(line)]
+    found = [str(verdict) for line in lines for verdict in (*verdicts(line), *without_switch(line))]
     return "\n".join([*found, f"{len(allowed)} entries in {switches.SWITCHED_ON}"])
 
 

@@ -108,7 +108,9 @@ def test_recording_winning_rows_switches_kernels_on_and_a_later_losing_row_off_a
         heads=row(ROWS, {USUAL: 0.4, KEPT: 0.3}, reference=0.5),
         moments=row(of_moments, {usual: 0.07, other: 0.05}, reference=0.3),
         # An op without a switch.
-        norm={"fused": {"ms": 0.1}, "left_out": []},
+        norm={"fused": {"ms": 0.1}, "reference": {"ms": 0.2}, "left_out": [], "kept": True, "in_use": True},
+        sums={"fused": {"ms": 0.1}, "reference": {"ms": 0.09}, "left_out": [], "kept": False, "in_use": False},
+        preprocess={"fused": {"failed": "why"}, "left_out": [], "in_use": True},
     )
     with (tmp_path / "nvidia-h200.jsonl").open("w") as file:
         file.write(json.dumps(won) + "\n" + json.dumps({"question": "another", "date": "2026-12-02"}) + "\n")
@@ -116,6 +118,9 @@ def test_recording_winning_rows_switches_kernels_on_and_a_later_losing_row_off_a
     assert (
         "LINEAR_ACT sm_90 bfloat16 gelu False 1024 4096: on, 0.9 ms by (128, 256, 64, 8, 3, 1), 1 ms by PyTorch" in said
     )
+    assert "\nnorm: in use, faster: 0.1 ms, 0.2 ms by PyTorch at its best\n" in said
+    assert "\nsums: no switch turns it on, not faster: 0.1 ms, 0.09 ms by PyTorch at its best\n" in said
+    assert "\npreprocess: in use, not measured, or wrong\n" in said
     assert said.endswith(f"3 entries in {switches.SWITCHED_ON}")
     entries = json.loads(switches.SWITCHED_ON.read_text())
     switches.switch_on(entries)
