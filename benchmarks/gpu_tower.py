@@ -205,7 +205,8 @@ def _linear_act_by_the_kernel() -> Iterator[None]:
     from headspan_kernels.linear import candidates
 
     before = dict(switches.LINEAR_ACT)
-    key = (switches.capability(torch.device(gpu.DEVICE)), "gelu", False)
+    width = gpu.SIZES.width
+    key = (switches.capability(torch.device(gpu.DEVICE)), "bfloat16", "gelu", False, width, 4 * width)
     switches.LINEAR_ACT.setdefault(key, candidates()[0])
     try:
         yield
