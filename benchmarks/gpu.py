@@ -6,7 +6,7 @@ checked and timed beside PyTorch's own, the tower with everything emitted beside
 `--only ops precompute` answers these two. A row that cannot be measured says why (open_clip may not be installed), and
 an op with wrong results is timed too. The exit code is 1 if a question has no answer or a wrong one. It needs torch,
 numpy, triton and jaxtyping only; the last question needs all that headspan needs. Each line is appended to
-`benchmarks/results/<device>.jsonl` as soon as it is known. At the end, `benchmarks.gpu_switches` switches on what won.
+`benchmarks/results/<device>.jsonl` as soon as it is known, and `benchmarks.gpu_switches` switches on what won.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         ceilings |= or_why_not(lambda name=name, rate=rate: {name: rate()})  # type: ignore[misc]
     say(here["device"], ceilings)
 
-    exit_code, lines = 0, []
+    exit_code = 0
     asked = [(question, *rest) for question, rest in QUESTIONS.items() if rest[0] in chosen]
     for place, (question, _, module, function, _) in enumerate(asked):
         ends = began + SECONDS - sum(seconds for *_, seconds in asked[place + 1 :])
@@ -113,12 +113,12 @@ def main(arguments: Sequence[str] = ()) -> int:
         # Written at once, so that an interrupted run has recorded what it measured.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
-        lines.append(json.loads(text))
+        # What won is in use from here on.
+        print(_function("gpu_switches", "decide")(json.loads(text)), flush=True)
         for fault in ("failed", "wrong"):
             if line.get(fault):
                 print(f"{question}: {fault}: {line[fault]}", file=sys.stderr)
                 exit_code = 1
-    print(_function("gpu_switches", "decide")([line for line in lines if "failed" not in line]))
     return exit_code
 
 

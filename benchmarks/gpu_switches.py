@@ -1,7 +1,8 @@
 """Decide from recorded rows which kernels are in use, and write `headspan_kernels/switched_on.json`.
 
-`python -m benchmarks.gpu` does both after a run and prints a verdict for each row: on, off, or open if something that
-would decide was not measured. `python -m benchmarks.gpu_switches` does the same for the lines in benchmarks/results.
+`python -m benchmarks.gpu` does both after each question, and prints a verdict for each row: on, off, or open if
+something that would decide was not measured. The tower is measured after the ops, with and without what won.
+`python -m benchmarks.gpu_switches` writes the file from the lines in benchmarks/results alone.
 The latest line decides that has a row for a call on GPUs of a compute capability. A way to compute a call is switched
 on if it is right and at least 2 % faster than what would be used without an entry, and than each of its peers.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from benchmarks import gpu, measure
@@ -80,6 +81,20 @@ def _of_call(table: str, key: tuple[Any, ...], rows: dict[str, dict[str, Any]], 
         than = f"{_milliseconds(times[usual])} by {usual}, which is used without an entry"
         return Verdict(table, key, OFF, f"{words}, {than}; {_milliseconds(fastest)} by PyTorch at its best")
     return _on(table, key, best, times[best], usual, times[usual], rows, line)
+
+
+def without_switch(line: dict[str, Any]) -> Iterable[str]:
+    """A sentence on each op of a line that no entry switches on or off: it is always in use, or not in the engine."""
+    for name, row in line["rows"].items() if line["question"] == gpu.OPS else ():
+        if row.get("switch"):
+            continue
+        used = "in use" if row.get("in_use") else "no switch turns it on"
+        peers, ours = _peers(row), row["fused"].get("ms")
+        if ours is None or "wrong" in row or not peers:
+            yield f"{name}: {used}, not measured, or wrong"
+        else:
+            times = f"{_milliseconds(ours)}, {_milliseconds(_least(peers))} by PyTorch at its best"
+            yield f"{name}: {used}, {'faster' if row['kept'] else 'not faster'}: {times}"
 
 
 def _graphs(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[Verdict]:
@@ -190,15 +205,17 @@ def recorded() -> list[dict[str, Any]]:
     return [line for line in lines if line["question"] in (gpu.OPS, gpu.PRECOMPUTE) and "failed" not in line]
 
 
-def decide(lines: Sequence[dict[str, Any]]) -> str:
-    """Write what all recorded lines allow to `switched_on.json`; returns the verdicts of `lines`, one a row of text."""
+def decide(*lines: dict[str, Any]) -> str:
+    """Switch on what all recorded lines allow, here and in `switched_on.json`; returns the verdicts of `lines`."""
     allowed = entries(recorded())
+    switches.switch_on(allowed)
     rows = ",\n".join(json.dumps(entry) for entry in allowed)
     switches.SWITCHED_ON.write_text(f"[\n{rows}\n]\n" if allowed else "[]\n", encoding="utf-8")
-    found = [str(verdict) for line in lines for verdict in verdicts(line)]
+    answers = [line for line in lines if "failed" not in line]
+    found = [str(verdict) for line in answers for verdict in (*verdicts(line), *without_switch(line))]
     return "\n".join([*found, f"{len(allowed)} entries in {switches.SWITCHED_ON}"])
 
 
 if __name__ == "__main__":
-    print(decide(recorded()))
+    print(decide(*recorded()))
     sys.exit(0)

@@ -9,6 +9,8 @@ faster. Capability and arguments decide, never timing, so the same input gives t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,7 +69,7 @@ BY_HAND: dict[tuple[Capability, str, int, int, bool], Blocks] = {
 }
 # By capability, type, head dimension, tokens, and whether the pooled row is a mean: the blocks of attention's rows, or
 # the reference where PyTorch is faster. Without an entry, `attention.candidates`' first blocks.
-ATTENTION: dict[tuple[Capability, str, int, int, bool], Blocks | Literal["reference"]] = {**BY_HAND}
+ATTENTION: dict[tuple[Capability, str, int, int, bool], Blocks | Literal["reference"]] = {}
 # By capability, type, activation, whether the map is gated, and columns before and after: the kernel's cut, or
 # cuBLASLt's own activation. Without an entry, PyTorch computes the product and the activation apart.
 LINEAR_ACT: dict[tuple[Capability, str, str, bool, int, int], Cut | Literal["cublaslt"]] = {}
@@ -89,11 +91,27 @@ SWITCHED_ON = Path(__file__).with_name("switched_on.json")
 
 
 def switch_on(entries: list[dict[str, Any]]) -> None:
-    """Add entries, as `switched_on.json` holds them, to the tables."""
+    """Let the tables hold these entries, as `switched_on.json` holds them, and those by hand."""
+    for table, _ in _TABLES.values():
+        table.clear()
+    ATTENTION.update(BY_HAND)
     for entry in entries:
         table, sizes = _TABLES[entry["table"]]
         value = entry["value"]
         table[key_of(entry["key"])] = sizes(*value) if isinstance(value, list) else value
+
+
+@contextmanager
+def without_entries() -> Iterator[None]:
+    """Within it, nothing is switched on but what is by hand; the tables are restored afterwards."""
+    held = [(table, dict(table)) for table, _ in _TABLES.values()]
+    switch_on([])
+    try:
+        yield
+    finally:
+        for table, entries in held:
+            table.clear()
+            table.update(entries)
 
 
 def key_of(parts: list[Any]) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ if reason := why_not_compiled():
 
 from triton import knobs
 
+from benchmarks import gpu_cases, gpu_ops
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
 from headspan_kernels.switches import Blocks, Cut
@@ -251,3 +252,25 @@ def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
     if dtype == BF16 and tokens == 257:
         add_moments(head_dim, cuts=7)
     check(launcher, tmp_path)
+
+
+def test_the_benchmark_compiles_in_parallel_what_it_launches_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Cases at toy sizes; one of them fails, and the others are compiled."""
+    launched: list[str] = []
+    hand_launches_on(monkeypatch, 90, lambda name, *_: launched.append(name), binaries=False)
+    heard: list[bool] = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda cache_hit, **_: heard.append(cache_hit))
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+    x, weight = meta(2, 5, 24, dtype=BF16), meta(24, dtype=BF16)
+    norm = gpu_cases.Case("norm", "layer_norm", (x, weight, weight, 1e-5), 0, 0)
+    sums = gpu_cases.Case("sums", "add_layer_norm", (x, x, weight, weight, 1e-5), 0, 0)
+    wrong = gpu_cases.Case("wrong", "layer_norm", (x, weight), 0, 0)
+    found = gpu_ops.compile_ahead([norm, wrong, sums], threads=2)
+    assert found["launches"] == len(launched) == 2
+    assert heard == [False, False]
+    for case in (norm, sums):
+        case.ways[""](*case.arguments)
+    assert len(launched) == 4
+    assert len(heard) == 2

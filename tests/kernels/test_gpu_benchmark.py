@@ -33,7 +33,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+def run_toy(
+    used: set[str], tables: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[], dict[str, Any]]:
     """Run the GPU benchmark on the CPU without compiling; each measured time is larger than the one before.
 
     Returns its lines by question, and the exit code.
@@ -132,6 +134,9 @@ def test_the_gpu_benchmark_runs_at_toy_size(
         assert ops["rows"][name]["in_use"]
     assert {"FlashAttention", "reference"} < ops["rows"]["attention_emit, heads"].keys()
     assert "attention_emit, heads, 3 tokens" in ops["rows"]
+    # What won is in use in the tower.
+    assert gpu_tower.BEFORE in speed["rows"]
+    assert {*switches.LINEAR_ACT} == {switches.key_of(entry["key"]) for entry in entries}
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
     for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):

@@ -23,7 +23,7 @@ pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 
 @pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[int, dict[str, Any]]]:
+def answer(tables: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[int, dict[str, Any]]]:
     """Ask only about `precompute`; each measured time is larger than the one before. Returns exit code and line."""
     pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
     clock = count(1)

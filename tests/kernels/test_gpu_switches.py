@@ -35,15 +35,6 @@ def word_of(*rows: dict[str, Any]) -> str:
     return verdict.word
 
 
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo what a test adds to the tables."""
-    for name in ("ATTENTION", "LINEAR_ACT", "MOMENTS", "TOWER_GRAPH"):
-        table = getattr(switches, name)
-        monkeypatch.setattr(switches, name, {**table})
-        monkeypatch.setitem(switches._TABLES, name, (getattr(switches, name), switches._TABLES[name][1]))
-
-
 def test_what_is_in_use_is_what_the_recorded_rows_allow() -> None:
     """If this fails, run `python -m benchmarks.gpu_switches` and commit the file."""
     held = json.loads(switches.SWITCHED_ON.read_text(encoding="utf-8"))
@@ -95,6 +86,13 @@ def test_a_pass_is_a_cuda_graph_only_where_it_is_faster_so() -> None:
     assert str(on) == "TOWER_GRAPH sm_90 float16 768 12 50: on, 9 ms by True, 10 ms by the plain pass"
 
 
+def assert_switched_on(tiles: Tiles) -> None:
+    cut = switches.LINEAR_ACT[(9, 0), "bfloat16", "gelu", False, 1024, 4096]
+    blocks = switches.ATTENTION[(9, 0), "bfloat16", 64, 257, False]
+    assert (cut, blocks, switches.MOMENTS) == (WIDE, KEPT, {((9, 0), 64): tiles})
+    assert (type(cut), type(blocks), type(switches.MOMENTS[(9, 0), 64])) == (Cut, Blocks, Tiles)
+
+
 @pytest.mark.usefixtures("tables")
 def test_recording_winning_rows_switches_kernels_on_and_a_later_losing_row_off_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -108,22 +106,31 @@ def test_recording_winning_rows_switches_kernels_on_and_a_later_losing_row_off_a
         heads=row(ROWS, {USUAL: 0.4, KEPT: 0.3}, reference=0.5),
         moments=row(of_moments, {usual: 0.07, other: 0.05}, reference=0.3),
         # An op without a switch.
-        norm={"fused": {"ms": 0.1}, "left_out": []},
+        norm={"fused": {"ms": 0.1}, "reference": {"ms": 0.2}, "left_out": [], "kept": True, "in_use": True},
+        sums={"fused": {"ms": 0.1}, "reference": {"ms": 0.09}, "left_out": [], "kept": False, "in_use": False},
+        preprocess={"fused": {"failed": "why"}, "left_out": [], "in_use": True},
     )
     with (tmp_path / "nvidia-h200.jsonl").open("w") as file:
         file.write(json.dumps(won) + "\n" + json.dumps({"question": "another", "date": "2026-12-02"}) + "\n")
-    said = gpu_switches.decide([won])
+    said = gpu_switches.decide(won)
     assert (
         "LINEAR_ACT sm_90 bfloat16 gelu False 1024 4096: on, 0.9 ms by (128, 256, 64, 8, 3, 1), 1 ms by PyTorch" in said
     )
+    assert "\nnorm: in use, faster: 0.1 ms, 0.2 ms by PyTorch at its best\n" in said
+    assert "\nsums: no switch turns it on, not faster: 0.1 ms, 0.09 ms by PyTorch at its best\n" in said
+    assert "\npreprocess: in use, not measured, or wrong\n" in said
     assert said.endswith(f"3 entries in {switches.SWITCHED_ON}")
-    entries = json.loads(switches.SWITCHED_ON.read_text())
-    switches.switch_on(entries)
-    assert switches.LINEAR_ACT[(9, 0), "bfloat16", "gelu", False, 1024, 4096] == WIDE
-    assert switches.ATTENTION[(9, 0), "bfloat16", 64, 257, False] == KEPT
-    assert {((9, 0), 64): other} == switches.MOMENTS
-    for value, kind in zip((WIDE, KEPT, other), (Cut, Blocks, Tiles), strict=True):
-        assert isinstance(value, kind)
+    # Both this process and later ones use them.
+    for entries in (None, json.loads(switches.SWITCHED_ON.read_text())):
+        if entries is not None:
+            switches.switch_on([])
+            assert not switches.LINEAR_ACT
+            switches.switch_on(entries)
+        assert_switched_on(other)
+    with switches.without_entries():
+        assert not switches.MOMENTS
+        assert {**switches.BY_HAND} == switches.ATTENTION
+    assert_switched_on(other)
     lost = line("2026-12-03", gelu=row(LINEAR, {WIDE: 1.1}, reference=1.0))
     later = gpu_switches.entries([lost, won])
     assert [entry["table"] for entry in later] == ["ATTENTION", "MOMENTS"]
