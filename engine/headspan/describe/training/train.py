@@ -25,7 +25,6 @@ from headspan.describe.policy.tokens import check_context
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.measures import figures_of
-from headspan.describe.training.untrained import untrained_answers
 from headspan.describe.training.prompts import every_prompt
 from headspan.describe.training.settings import TrainingSettings
 from headspan.describe.training.trained import (
@@ -37,6 +36,7 @@ from headspan.describe.training.trained import (
     adapter_sha256,
     open_trained,
 )
+from headspan.describe.training.untrained import untrained_answers
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.training.folder import only_trainer, prepare_folder, refuse_other_folder

@@ -22,9 +22,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
-from headspan.describe.training.untrained import UntrainedAnswers
 from headspan.describe.training.prompts import ordered
 from headspan.describe.training.settings import RLOO, TrainingSettings
+from headspan.describe.training.untrained import UntrainedAnswers
 
 # Without a penalty TRL does not run the untrained model, and the divergence would stay unknown. In float32, a reward
 # less this times a divergence is the reward.

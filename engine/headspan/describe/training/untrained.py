@@ -44,7 +44,7 @@ class UntrainedAnswers:
 def untrained_answers(
     policy: Policy, rows: Sequence[Mapping[str, Any]], reward: Reward, settings: TrainingSettings
 ) -> UntrainedAnswers:
-    """Sample `settings.untrained_samples` answers to each prompt of `every_prompt` from the untrained model, and reward them."""
+    """Sample answers to each prompt of `every_prompt` from the untrained model, and reward them."""
     every = [row for row in rows for _ in range(settings.untrained_samples)]
     written = policy.write([row["prompt"] for row in every], tokens=settings.tokens, seed=_SEED, batch=_BATCH)
     reward.texts.forget()
