@@ -27,6 +27,10 @@ SHAPES = {
 }
 
 
+# Columns before and after the first linear map of other models' MLPs: ViT-B and ViT-H.
+MAPS = ((768, 3072), (1280, 5120))
+
+
 @dataclass(frozen=True)
 class Case:
     """A row's name, its op, the arguments, and the least bytes and operations of a call."""
@@ -195,23 +199,30 @@ def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[C
 
 
 def _linear_maps(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
-    """The first linear map of an MLP with each activation; gated ones have the hidden width of EVA02's models."""
+    """The first linear map of an MLP with each activation; gated ones have the hidden width of EVA02's models.
+
+    The exact GELU is measured at the widths of other models, too, with about as many numbers.
+    """
     size, found = gpu.SIZES, []
-    rows, width, hidden = batch * size.tokens, size.width, 4 * size.width
-    gated_hidden = 8 * size.width // 3 // 8 * 8
-    for activation in reference.ACTIVATIONS:
-        gated = activation == "silu"
-        out, columns = (gated_hidden, 2 * gated_hidden) if gated else (hidden, hidden)
+    calls = [
+        (x, each, 8 * size.width // 3 // 8 * 8 if each == "silu" else 4 * size.width) for each in reference.ACTIVATIONS
+    ]
+    for width, out in MAPS:
+        calls.append((draw(max(1, batch * size.tokens * size.width // width), width), "gelu", out))
+    for x, activation, out in calls:
+        gated, width, rows = activation == "silu", x.shape[-1], x.numel() // x.shape[-1]
+        columns = 2 * out if gated else out
         tried = linear.candidates(gated)
-        # The time of a cut hardly depends on the activation, and each takes a second or two to compile.
-        tried = tried if gated or activation == "gelu" else tried[:2]
+        # The time of a cut hardly depends on the activation and the width, and each takes a second or two to compile.
+        tried = tried if gated or (activation, width) == ("gelu", size.width) else tried[:2]
         cuts: dict[str, Callable[..., object]] = {str(tuple(cut)): partial(linear.linear_act_cut, cut) for cut in tried}
         if activation == "gelu_tanh":
             cuts["cublaslt"] = linear.linear_act_cublaslt
         weight = draw(columns, width) / width**0.5
         found.append(
             Case(
-                f"linear_act, {activation}{', gated' if gated else ''}",
+                f"linear_act, {activation}{', gated' if gated else ''}"
+                + ("" if width == size.width else f", {width} to {out}"),
                 "linear_act",
                 (x, weight, draw(columns), activation, gated),
                 2 * (rows * (width + out) + columns * width),

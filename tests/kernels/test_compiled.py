@@ -214,7 +214,7 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
         (90, lambda: add_moments(64)),
         (90, preprocess),
         (90, lambda: linear_act(linear.candidates()[0], False)),
-        (90, lambda: linear_act(linear.candidates(gated=True)[0], True)),
+        (90, lambda: linear_act(linear.candidates(gated=True)[0], True, FP16)),
         (100, lambda: add_moments(64, (10, 0))),
         pytest.param(90, lambda: add_moments(104), marks=by_hand),
         pytest.param(80, lambda: add_moments(64), marks=by_hand),

@@ -59,6 +59,7 @@ def run_toy(
     monkeypatch.setattr(switches, "SWITCHED_ON", tmp_path / "switched_on.json")
     monkeypatch.setattr(gpu_cases, "BACKENDS", {"FlashAttention": SDPBackend.MATH})
     monkeypatch.setattr(gpu_cases, "SHAPES", {"3 tokens": (3, 1, 16)})
+    monkeypatch.setattr(gpu_cases, "MAPS", ((16, 24),))
     # The real tiles are much larger than the toy.
     blocks = (Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1, whole=True))
     monkeypatch.setattr(attention, "candidates", lambda *shape: blocks)
@@ -98,7 +99,7 @@ def test_the_gpu_benchmark_runs_at_toy_size(
     assert maps == {
         (activation, activation == "silu", 8, 21 // 8 * 8 if activation == "silu" else 32): [32, 32, 16, 4, 1, 1]
         for activation in reference.ACTIVATIONS
-    }
+    } | {("gelu", False, 16, 24): [32, 32, 16, 4, 1, 1]}
     assert {entry["table"] for entry in entries} == {"LINEAR_ACT"}
     said = capsys.readouterr().out
     assert said.count(": on, ") == len(maps)
