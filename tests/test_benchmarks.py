@@ -30,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.measure import alternate, benchmark, ratio
 from headspan.model.convert import to_tower
+from headspan_kernels import switches
 from tests.tolerances import FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 
 # Memory has a test of its own, which takes longest.
@@ -298,6 +299,8 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     monkeypatch.setattr(gpu, "DEVICE", "nowhere")
     monkeypatch.setattr(gpu, "_make_importable", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(switches, "SWITCHED_ON", tmp_path / "switched_on.json")
+    monkeypatch.setattr(switches, "switch_on", lambda entries: None)
     monkeypatch.setattr(gpu_tower, "accuracy", lambda ceilings, left: {"known": list(ceilings), "in_time": left() > 1})
     questions = {"first": ("1", "gpu_nothing", "run", 0.0), "second": ("2", "gpu_tower", "accuracy", 0.0)}
     monkeypatch.setattr(gpu, "QUESTIONS", questions)
@@ -313,7 +316,10 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     assert "failed" not in second
     assert second["versions"]["triton"]
     said = capsys.readouterr()
-    assert [json.loads(text) for text in said.out.splitlines()[1:]] == [first, second]
+    # Verdicts come before a question's line.
+    verdicts = f"0 entries in {tmp_path / 'switched_on.json'}"
+    assert said.out.splitlines()[1::2] == [verdicts] * 2
+    assert [json.loads(text) for text in said.out.splitlines()[2::2]] == [first, second]
     assert "first: failed: ModuleNotFoundError" in said.err
     # A failed line does not hide an earlier answer.
     assert list(measure.latest_lines()) == [("second", "some-gpu")]
