@@ -43,8 +43,6 @@ expect = sync_api.expect
 expect.set_options(timeout=WAIT)
 STATIC = Path(hs.__file__).parent / "web" / "static"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# A limit of one process for pages keeps Chromium from starting others for pages to come.
-CHEAP = ["--no-sandbox", "--renderer-process-limit=1"]
 # Enough scenes for one head to carry textures.
 IMAGES = 240
 FEATURES = 67
@@ -122,7 +120,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=CHEAP)
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
 
