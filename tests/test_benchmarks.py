@@ -317,8 +317,9 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     assert "failed" not in second
     assert second["versions"]["triton"]
     said = capsys.readouterr()
-    assert said.out.splitlines()[2::2] == ["decided", "decided"]
-    assert [json.loads(text) for text in said.out.splitlines()[1::2]] == decided == [first, second]
+    # The verdicts come before a question's line.
+    assert said.out.splitlines()[1::2] == ["decided", "decided"]
+    assert [json.loads(text) for text in said.out.splitlines()[2::2]] == decided == [first, second]
     assert "first: failed: ModuleNotFoundError" in said.err
     # A failed line does not hide an earlier answer.
     assert list(measure.latest_lines()) == [("second", "some-gpu")]
