@@ -109,12 +109,12 @@ def main(arguments: Sequence[str] = ()) -> int:
 
         answer = or_why_not(lambda at=module, name=function: _function(at, name)(ceilings, left))  # type: ignore[misc]
         line = {"question": question, **answer, "ceilings": ceilings, **here}
-        print(text := json.dumps(line, ensure_ascii=False), flush=True)
+        text = json.dumps(line, ensure_ascii=False)
         # Written at once, so that an interrupted run has recorded what it measured.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
-        # What won is in use from here on.
-        print(_function("gpu_switches", "decide")(json.loads(text)), flush=True)
+        said = or_why_not(lambda text=text: {"verdicts": _function("gpu_switches", "decide")(json.loads(text))})  # type: ignore[misc]
+        print(*said.values(), text, sep="\n", flush=True)
         for fault in ("failed", "wrong"):
             if line.get(fault):
                 print(f"{question}: {fault}: {line[fault]}", file=sys.stderr)
