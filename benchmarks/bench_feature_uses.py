@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -93,8 +93,8 @@ def measure(folder: Path, toy: bool) -> dict[str, Any]:
         # So few pairs decide no class.
         scores = replace(scores, class_by_interval=(np.arange(len(scores.class_by_interval)) % 3).astype(np.int8))
     # A process takes seconds to import what it needs, as long as everything at toy size.
-    workers = 1 if toy else 4
-    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as processes:
+    pool: Executor = ThreadPoolExecutor(1) if toy else ProcessPoolExecutor(4, mp_context=get_context("spawn"))
+    with pool as processes:
         bias = processes.submit(_bias, folder, scores, toy)
         attacks = [processes.submit(_attack, folder, scores, goal, toy) for goal in (UNTARGETED, TARGETED)]
         edits = processes.submit(_edits, folder, scores, toy)

@@ -52,8 +52,8 @@ _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20,
 def run(toy: bool) -> dict[str, Any]:
     """Peak resident bytes of every model over some images and over several times as many."""
     random = np.random.default_rng()
-    # Noise of camera size: some 100 kB as a file and 1 MB decoded.
-    encoded = [noise(random, 640, 480) for _ in range(16)]
+    # Noise of camera size: some 100 kB as a file and 1 MB decoded. At toy size, that of what the models see.
+    encoded = [noise(random, *((240, 240) if toy else (640, 480))) for _ in range(16)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / f"{_TINY_NAME}.json").write_text(json.dumps(_TINY))

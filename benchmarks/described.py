@@ -58,8 +58,8 @@ TARGETS = {"contrastive": Target(contrast=True), "published": Target()}
 COLOUR_HEADS = ((5, 0), (5, 3))
 # Zero-shot accuracies of all factors take longer than the training.
 PLANTING = replace(RECIPE, evaluation_scenes=0)
-# As in the demo: without dropout, log-probabilities at sampling are those of the loss; and the large gradients of the
-# first steps, in which some descriptions miss their class, do not slow down the others.
+# Without dropout, log-probabilities at sampling are those of the loss; and the large gradients of the first steps, in
+# which some descriptions miss their class, do not slow down the others.
 TRAINING = TrainingSettings(
     steps=120, batch=64, generations=8, tokens=20, lr=3e-3, dropout=0.0, adam_beta2=0.95, clip=0.2
 )

@@ -6,7 +6,7 @@ checked and timed beside PyTorch's own, the tower with everything emitted beside
 `--only ops precompute` answers these two. A row that cannot be measured says why (open_clip may not be installed), and
 an op with wrong results is timed too. The exit code is 1 if a question has no answer or a wrong one. It needs torch,
 numpy, triton and jaxtyping only; the last question needs all that headspan needs. Each line is appended to
-`benchmarks/results/<device>.jsonl` as soon as it is known.
+`benchmarks/results/<device>.jsonl` as soon as it is known, and `benchmarks.gpu_switches` switches on what won.
 """
 
 from __future__ import annotations
@@ -70,8 +70,6 @@ class Sizes:
 
 # ViT-L/14 at 224 pixels.
 SIZES = Sizes()
-# Characters of a kernel's name that are kept.
-_NAME_LENGTH = 80
 _NEEDED = ("numpy", "triton", "jaxtyping")
 _ENGINE = Path(__file__).parent.parent / "engine"
 
@@ -111,10 +109,12 @@ def main(arguments: Sequence[str] = ()) -> int:
 
         answer = or_why_not(lambda at=module, name=function: _function(at, name)(ceilings, left))  # type: ignore[misc]
         line = {"question": question, **answer, "ceilings": ceilings, **here}
-        print(text := json.dumps(line, ensure_ascii=False), flush=True)
+        text = json.dumps(line, ensure_ascii=False)
         # Written at once, so that an interrupted run has recorded what it measured.
         with (RESULTS / f"{line['device']}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+        said = or_why_not(lambda text=text: {"verdicts": _function("gpu_switches", "decide")(json.loads(text))})  # type: ignore[misc]
+        print(*said.values(), text, sep="\n", flush=True)
         for fault in ("failed", "wrong"):
             if line.get(fault):
                 print(f"{question}: {fault}: {line[fault]}", file=sys.stderr)
@@ -215,7 +215,7 @@ def kernels(work: Callable[[], object], named: int = 12) -> dict[str, float]:
     for event in seen.events():
         if event.device_type == getattr(DeviceType, DEVICE.upper()):
             # Names of C++ kernels contain whole types.
-            name = event.name[:_NAME_LENGTH]
+            name = event.name[:80]
             took[name] = took.get(name, 0.0) + event.time_range.elapsed_us() / 1e3
     ranked = sorted(took.items(), key=lambda item: -item[1])
     shown = {name: round(time, 4) for name, time in ranked[:named]}
@@ -279,9 +279,9 @@ def _make_importable() -> None:
         sys.modules["headspan"] = package
 
 
-def _function(module: str, name: str) -> Callable[..., dict[str, Any]]:
-    """The function that answers a question; imported late, since importing Triton's kernels may fail."""
-    found: Callable[..., dict[str, Any]] = getattr(import_module(f"benchmarks.{module}"), name)
+def _function(module: str, name: str) -> Callable[..., Any]:
+    """A function of a question's module; imported late, since importing Triton's kernels may fail."""
+    found: Callable[..., Any] = getattr(import_module(f"benchmarks.{module}"), name)
     return found
 
 

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from benchmarks import gpu
+from benchmarks.gpu_peers import batched_product, interpolated, through
 from headspan_kernels import attention, fused, linear, moments, reference, switches
 
 BF16 = torch.bfloat16
@@ -25,6 +25,10 @@ SHAPES = {
     "577 tokens": (577, 16, 64),
     "730 tokens of 80": (730, 16, 80),
 }
+
+
+# Columns before and after the first linear map of other models' MLPs: ViT-B and ViT-H.
+MAPS = ((768, 3072), (1280, 5120))
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ class Case:
     wanted: Callable[..., object] | None = None
     # The kernel with each cut worth measuring; the fastest right one is the row's. Without any, the op itself is.
     cuts: dict[str, Callable[..., object]] = field(default_factory=dict)
-    # The cut that the engine uses on this GPU; None if PyTorch computes the op.
+    # What the engine uses on this GPU, and the table of `switches` and the key that decide it; PyTorch computes an op
+    # that uses none of its cuts.
     used: str | None = ""
+    switch: tuple[str, tuple[Any, ...]] | None = None
 
     @property
     def exact(self) -> Callable[..., object]:
@@ -58,33 +64,6 @@ class Case:
     def ways(self) -> dict[str, Callable[..., object]]:
         """What the row's time is measured of, by name."""
         return self.cuts or {"": getattr(fused, self.op)}
-
-
-def interpolated(
-    pixels: Tensor, where: reference.Placed, size: tuple[int, int], shift: Tensor, spread: Tensor
-) -> Tensor:
-    """`preprocess` of images of one size by PyTorch's antialiased resize, which does not round to grey levels."""
-    levels = F.interpolate(pixels.float(), (where.height, where.width), mode="bicubic", antialias=True)
-    kept = levels[:, :, where.top : where.top + size[0], where.left : where.left + size[1]]
-    return (kept.clamp(0, 255) - shift) / spread
-
-
-def batched_product(heads: Tensor, scale: Tensor, mean_and_bias: Tensor, total: Tensor, gram: Tensor) -> None:
-    """`add_moments` as one float64 product per head of rows that are padded to a multiple of 8.
-
-    A column of ones gives the sum; heads are read where they are, without a transposed copy.
-    """
-    _, layers, count, _ = heads.shape
-    size = gram.shape[-1]
-    padding = -(size + 1) % 8
-    used = scale != 0
-    terms = torch.where(used[:, None], F.pad(mean_and_bias, (0, 1), value=1.0), 0.0)
-    scaled = torch.where(used[:, None, None, None], heads.double() * scale[:, None, None, None], 0.0)
-    beside = F.pad(terms, (0, padding))[:, None, None].expand(-1, layers, count, -1)
-    rows = torch.cat([scaled, beside], dim=-1).flatten(1, 2).transpose(0, 1)
-    products = torch.bmm(rows.transpose(1, 2), rows)
-    total += products[:, size, :size].view_as(total)
-    gram += products[:, :size, :size].view_as(gram)
 
 
 def cropped(photo: tuple[int, int], side: int) -> reference.Placed:
@@ -102,12 +81,6 @@ def pixels_read(photo: tuple[int, int], side: int) -> int:
         starts, weights = reference.taps(source, target, "bicubic")
         count *= min(int(starts[first + side - 1]) + weights.shape[1], source) - int(starts[first])
     return count
-
-
-def through(backend: SDPBackend, *arguments: Any) -> tuple[Tensor, reference.Emitted]:
-    """The reference's attention by one of PyTorch's kernels."""
-    with sdpa_kernel(backend):
-        return reference.attention_emit(*arguments)
 
 
 def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
@@ -157,10 +130,11 @@ def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, pat
     width, head_dim = columns // 3, columns // 3 // heads
     arguments = (qkv, heads, pooling, patches is not None, patches)
     used, tried = attention.cut_in_use(qkv, heads, pooling is not None), attention.candidates(head_dim, BF16, tokens)
-    if name != "heads and patches" or qkv.dtype != BF16:
-        # Each cut takes seconds to compile: the first that keeps all keys, the last that does not, and the one in use.
+    if name not in ("heads", "heads and patches") or qkv.dtype != BF16:
+        # Fewer cuts are compiled: the first that keeps all keys, the last that does not, and the one in use.
         kept = [cut for cut in tried if cut.whole]
-        tried = tuple(dict.fromkeys((used, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
+        first = tried[0] if isinstance(used, str) else used
+        tried = tuple(dict.fromkeys((first, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
     cuts = [str(tuple(cut)) for cut in tried]
     emitted = 4 * batch * width + (0 if patches is None else patches.nbytes)
     alone = patches is None and qkv.dtype == BF16
@@ -172,7 +146,8 @@ def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, pat
         (4 if pooling is None else 6) * batch * tokens**2 * width,
         peers={kind: (partial(through, backend), arguments) for kind, backend in BACKENDS.items() if alone},
         cuts={cut: partial(attention.attention_emit_cut, each) for cut, each in zip(cuts, tried, strict=True)},
-        used=str(tuple(used)),
+        used=_name(used),
+        switch=("ATTENTION", (*_place(qkv), head_dim, tokens, pooling is not None)),
     )
 
 
@@ -224,29 +199,37 @@ def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[C
 
 
 def _linear_maps(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
-    """The first linear map of an MLP with each activation; gated ones have the hidden width of EVA02's models."""
+    """The first linear map of an MLP with each activation; gated ones have the hidden width of EVA02's models.
+
+    The exact GELU is measured at the widths of other models, too, with about as many numbers.
+    """
     size, found = gpu.SIZES, []
-    rows, width, hidden = batch * size.tokens, size.width, 4 * size.width
-    gated_hidden = 8 * size.width // 3 // 8 * 8
-    for activation in reference.ACTIVATIONS:
-        gated = activation == "silu"
-        out, columns = (gated_hidden, 2 * gated_hidden) if gated else (hidden, hidden)
+    calls = [
+        (x, each, 8 * size.width // 3 // 8 * 8 if each == "silu" else 4 * size.width) for each in reference.ACTIVATIONS
+    ]
+    for width, out in MAPS:
+        calls.append((draw(max(1, batch * size.tokens * size.width // width), width), "gelu", out))
+    for x, activation, out in calls:
+        gated, width, rows = activation == "silu", x.shape[-1], x.numel() // x.shape[-1]
+        columns = 2 * out if gated else out
         tried = linear.candidates(gated)
-        # The time of a cut hardly depends on the activation, and each takes a second or two to compile.
-        tried = tried if gated or activation == "gelu" else tried[:2]
+        # The time of a cut hardly depends on the activation and the width, and each takes a second or two to compile.
+        tried = tried if gated or (activation, width) == ("gelu", size.width) else tried[:2]
         cuts: dict[str, Callable[..., object]] = {str(tuple(cut)): partial(linear.linear_act_cut, cut) for cut in tried}
         if activation == "gelu_tanh":
             cuts["cublaslt"] = linear.linear_act_cublaslt
         weight = draw(columns, width) / width**0.5
         found.append(
             Case(
-                f"linear_act, {activation}{', gated' if gated else ''}",
+                f"linear_act, {activation}{', gated' if gated else ''}"
+                + ("" if width == size.width else f", {width} to {out}"),
                 "linear_act",
                 (x, weight, draw(columns), activation, gated),
                 2 * (rows * (width + out) + columns * width),
                 2 * rows * columns * width,
                 cuts=cuts,
-                used=_name(switches.linear_act_by(x.device, activation, gated)),
+                used=_name(switches.linear_act_by(x.device, x.dtype, activation, gated, width, out)),
+                switch=("LINEAR_ACT", (*_place(x), activation, gated, width, out)),
             )
         )
     return found
@@ -278,7 +261,8 @@ def _others(batch: int) -> list[Case]:
                 str(tuple(cut)): partial(moments.add_moments_cut, cut)
                 for cut in moments.candidates(size.head_dim, switches.capability(heads.device))
             },
-            used=str(tuple(moments.candidates(size.head_dim, switches.capability(heads.device))[0])),
+            used=_name(moments.cut_in_use(heads.device, size.head_dim)),
+            switch=("MOMENTS", (switches.capability(heads.device), size.head_dim)),
             peers={"batched product": (batched_product, (heads, scale.double(), mean_and_bias.double(), total, gram))},
         ),
         Case(
@@ -293,5 +277,10 @@ def _others(batch: int) -> list[Case]:
     ]
 
 
-def _name(cut: switches.Cut | str | None) -> str | None:
+def _place(x: Tensor) -> tuple[Any, str]:
+    """The first parts of a key of `switches`."""
+    return switches.capability(x.device), switches.name_of(x.dtype)
+
+
+def _name(cut: tuple[Any, ...] | str | None) -> str | None:
     return cut if cut is None or isinstance(cut, str) else str(tuple(cut))

@@ -3,19 +3,25 @@
 The peers are the reference and, where PyTorch has a faster way, that one, each eager and compiled. Bytes and operations
 are the least that the op must move and do; the larger of their two times at the measured ceilings is the floor. An op
 counts as kept if it is right and faster than all of its peers. Where several cuts are timed, the fastest right one is
-the row's, and `headspan_kernels.switches` should name it if the row is kept.
+the row's, and `benchmarks.gpu_switches` switches it on if it wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton import AsyncCompileMode
+from triton.runtime.jit import JITFunction
 
 from benchmarks import gpu
 from benchmarks.gpu_cases import Case, cases
+from headspan_kernels.attention import attend
 
 # Three roundings of 2⁻⁸ (bf16) or 2⁻¹¹ (fp16) each at most: weights, results, and inputs cast. Moments are float64.
 TOLERANCE = {torch.bfloat16: 1.2e-2, torch.float16: 1.5e-3, torch.float64: 1e-10}
@@ -28,6 +34,7 @@ COMPILE_SECONDS = 15.0
 def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     """A row for each op: its error if it is wrong, and its time beside its peers', by its cuts if it has several."""
     few, work = ([case for dtype in DTYPES for case in cases(batch, dtype)] for batch in (3, gpu.SIZES.batch))
+    gpu.say("compiled ahead", gpu.or_why_not(lambda: compile_ahead(few)))
     checks = {
         case.name: {
             name: gpu.or_why_not(lambda case=case, way=way: {"error": error(case, way)})  # type: ignore[misc]
@@ -43,6 +50,30 @@ def run(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
         if fault is not None:
             wrong.append(f"{case.name}: {fault}")
     return {"batch": gpu.SIZES.batch, "rows": rows, "wrong": wrong}
+
+
+def compile_ahead(cases: Sequence[Case], threads: int | None = None) -> dict[str, Any]:
+    """Compile what the cases launch in parallel; Triton would compile one kernel after the other, a second each."""
+    # Interpreted kernels are not compiled.
+    if not isinstance(attend, JITFunction):
+        return {"launches": 0}
+    run, began, launches = JITFunction.run, time.perf_counter(), 0
+
+    def compile_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
+        nonlocal launches
+        launches += 1
+        return run(kernel, *arguments, grid=grid, warmup=True, **settings)
+
+    JITFunction.run = compile_only
+    try:
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool, AsyncCompileMode(pool, ignore_errors=True):
+            for case in cases:
+                for way in case.ways.values():
+                    # It fails again, with a row that says so, when it is checked.
+                    gpu.or_why_not(lambda way=way, case=case: {"": way(*case.arguments)})  # type: ignore[misc]
+    finally:
+        JITFunction.run = run
+    return {"launches": launches, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def error(case: Case, way: Callable[..., object]) -> float:
@@ -88,11 +119,15 @@ def measure(
     right = [name for name, time in times.items() if name not in faults and "ms" in time]
     best_way = min(right, key=lambda name: times[name]["ms"], default=next(iter(times)))
     row: dict[str, Any] = {"fused": times[best_way]}
-    own = (case.exact, case.arguments)
+    own, left_out = (case.exact, case.arguments), []
     for name, (work, arguments) in {"reference": own, **case.peers}.items():
         row[name] = timed(work, arguments)
-        if left() > COMPILE_SECONDS and name in case.compiles:
+        if name not in case.compiles:
+            continue
+        if left() > COMPILE_SECONDS:
             row[f"{name}, compiled"] = timed(work, arguments, compiled=True)
+        else:
+            left_out.append(f"{name}, compiled")
     ours = row["fused"].get("ms")
     best = min((value["ms"] for name, value in row.items() if name != "fused" and "ms" in value), default=None)
     arithmetic = "fp64_tflop_s" if case.dtype == torch.float64 else "bf16_tflop_s"
@@ -107,8 +142,11 @@ def measure(
     if case.cuts:
         row["cut"] = best_way
         row["cuts"] = {name: {"failed": faults[name]} if name in faults else time for name, time in times.items()}
+    if case.switch is not None:
+        row |= {"switch": case.switch, "used": case.used}
     return {
         **row,
+        "left_out": left_out,
         "megabytes": round(case.bytes / 1e6, 1),
         "gigaflops": round(case.flops / 1e9, 2),
         "bound": bound,

@@ -23,6 +23,7 @@ from headspan_kernels import reference, switches
 
 OPEN_CLIP = "open_clip encode_image, bf16"
 OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
+BEFORE = "ours, before what is switched on"
 LINEAR_ACT = "ours, linear_act by the kernel"
 # Seconds that compiling a peer of 24 layers may take.
 COMPILE_SECONDS = 40.0
@@ -65,6 +66,7 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
     works: dict[str, Callable[[], dict[str, Any]]] = {
         "ours": lambda: _profiled(emit),
         "ours, heads alone": lambda: _timed(heads_alone),
+        BEFORE: lambda: _timed(emit, switches.without_entries()),
         LINEAR_ACT: lambda: _timed(emit, _linear_act_by_the_kernel()),
         "ours, as a CUDA graph": lambda: gpu.replayed(emit, 1000),
         "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, pytorchs_ops()),
@@ -205,7 +207,8 @@ def _linear_act_by_the_kernel() -> Iterator[None]:
     from headspan_kernels.linear import candidates
 
     before = dict(switches.LINEAR_ACT)
-    key = (switches.capability(torch.device(gpu.DEVICE)), "gelu", False)
+    width = gpu.SIZES.width
+    key = (switches.capability(torch.device(gpu.DEVICE)), "bfloat16", "gelu", False, width, 4 * width)
     switches.LINEAR_ACT.setdefault(key, candidates()[0])
     try:
         yield

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from PIL import Image
 
 from headspan.config import PrecomputeSettings
 from headspan.decode import choice
@@ -150,6 +152,9 @@ def main() -> None:
     # Threads compute the checksums, and a forked child has none of them.
     _ = encoder.model.weights_sha256, encoder.model.text_sha256
     pipeline.prepare = lambda *arguments: encoder
+    # A child would import both when it reads its first samples and opens its first image.
+    pa.array([""])
+    Image.init()
     # Or each child would copy the memory of all libraries when it first collects garbage.
     gc.collect()
     gc.freeze()

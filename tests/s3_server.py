@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import parse_qs
@@ -165,6 +166,13 @@ class Server:
         """The content of every object below a prefix, by what follows it; read past all faults."""
         bucket = self._moto.buckets[BUCKET].keys
         return {name.removeprefix(prefix): bucket[name].value for name in list(bucket) if name.startswith(prefix)}
+
+    def hold(self, folder: Path) -> str:
+        """Put every file of a folder into the bucket, below the folder's name; returns its address."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self._moto.put_object(BUCKET, str(path.relative_to(folder.parent)), path.read_bytes())
+        return f"s3://{BUCKET}/{folder.name}"
 
     def delete(self, prefix: str) -> None:
         """Delete every object below a prefix. moto goes through all of the bucket's for each list."""

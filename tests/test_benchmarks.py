@@ -223,6 +223,7 @@ def test_the_only_questions_that_are_named_are_answered(
     monkeypatch.setattr(gpu, "_make_importable", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu_tower, "speed", lambda ceilings, left: {})
+    monkeypatch.setattr("benchmarks.gpu_switches.decide", lambda line: "decided")
     assert gpu.main(["--only", "tower"]) == 0
     (text,) = (tmp_path / "some-gpu.jsonl").read_text().splitlines()
     assert json.loads(text)["question"] == gpu.TOWER
@@ -301,6 +302,9 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     monkeypatch.setattr(gpu_tower, "accuracy", lambda ceilings, left: {"known": list(ceilings), "in_time": left() > 1})
     questions = {"first": ("1", "gpu_nothing", "run", 0.0), "second": ("2", "gpu_tower", "accuracy", 0.0)}
     monkeypatch.setattr(gpu, "QUESTIONS", questions)
+    # It would write which kernels are switched on, by the lines in RESULTS.
+    decided: list[dict[str, Any]] = []
+    monkeypatch.setattr("benchmarks.gpu_switches.decide", lambda line: decided.append(line) or "decided")
     assert gpu.main() == 1
     assert torch.get_float32_matmul_precision() == "highest"
     assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" not in os.environ
@@ -313,7 +317,9 @@ def test_a_failing_question_does_not_stop_the_gpu_benchmark(
     assert "failed" not in second
     assert second["versions"]["triton"]
     said = capsys.readouterr()
-    assert [json.loads(text) for text in said.out.splitlines()[1:]] == [first, second]
+    # The verdicts come before a question's line.
+    assert said.out.splitlines()[1::2] == ["decided", "decided"]
+    assert [json.loads(text) for text in said.out.splitlines()[2::2]] == decided == [first, second]
     assert "first: failed: ModuleNotFoundError" in said.err
     # A failed line does not hide an earlier answer.
     assert list(measure.latest_lines()) == [("second", "some-gpu")]

@@ -1,7 +1,8 @@
 """Start Python processes by forking one that has imported the libraries, since importing them takes seconds.
 
 `warm_processes` starts `python -m headspan …`, the processes of devices, of decoding and of pools, the explorer's
-models and the kernels of notebooks that way. Each has its own arguments, environment, folder, signals and files, and is
+models, the kernels of notebooks and programs that begin with `FORKED` that way. Each has its own arguments,
+environment, folder, signals and files, and is
 a child of the test's process; it only does not import again what is loaded. Everything else starts as ever, and so do
 these where something differs that a library reads when it is imported. `tests/engine/test_startup.py` has real starts.
 """
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.unsynced import do_not_sync
 
@@ -36,13 +38,19 @@ from tests.unsynced import do_not_sync
 _LIBRARIES = (
     *("headspan.run.executors.device_main", "headspan.run.precompute", "headspan.cli.main", "headspan.explore.server"),
     *("headspan.web.state.model_worker", "pyarrow.parquet", "headspan.demo", "ipykernel.kernelapp"),
+    *("headspan.cli.precompute", "headspan.features.training.train", "headspan.features.scores.over_pairs"),
+    # pyarrow imports it when it first makes an array of a list.
+    "pandas",
 )
 # Variables that are read when Python begins or a library is imported.
 _READ_AT_IMPORT = (
     *("ATEN", "CUDA", "DNNL", "HF_", "HOME", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP", "ONEDNN", "OPENBLAS"),
     *("PYTHON", "TORCH", "TRITON", "XDG_CACHE"),
 )
-_PROGRAMS = ("headspan", "headspan.web.state.model_worker", "ipykernel_launcher")
+_PROGRAMS = ("headspan", "headspan.web.state.model_worker", "ipykernel_launcher", "tests.killed_runs")
+# The first line of a test's program for `python -c` that is forked as well, and a word of the benchmarks' programs.
+FORKED = "# forked\n"
+_BENCHMARK = "from benchmarks."
 _PYTHON = sys.executable
 # Part of the program of a decoding process.
 _DECODING = "; from headspan.decode.processes.worker import main; main("
@@ -248,7 +256,7 @@ def _program(args: Any) -> list[str] | None:
         return None
     if safe:
         return ["-P", *words] if words[1] == process._BEGIN else None
-    return words if _DECODING in words[1] else None
+    return words if words[1].startswith(FORKED) or _DECODING in words[1] or _BENCHMARK in words[1] else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -283,6 +291,8 @@ def serve(number: int) -> Callable[[], None]:
     for name in _LIBRARIES:
         with suppress(ImportError):
             import_module(name)
+    # PIL imports its formats when it opens its first image.
+    Image.init()
     gc.collect()
     gc.freeze()
     return _served(orders)

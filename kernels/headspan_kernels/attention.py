@@ -19,7 +19,7 @@ which other blocks are faster on a GPU, or programs that keep all keys and value
 
 from __future__ import annotations
 
-from typing import no_type_check
+from typing import Literal, no_type_check
 
 import torch
 import triton
@@ -41,8 +41,8 @@ _SHARED = 226 << 10
 def candidates(head_dim: int, dtype: torch.dtype, tokens: int = 0) -> tuple[Blocks, ...]:
     """The blocks worth measuring, those in use without an entry in `switches` first, for any number of tokens or one.
 
-    None spills registers on sm_90, but for 56 bytes of one that keeps all keys under Triton 3.9, nor does the first one
-    on sm_80 and sm_100.
+    None spills registers on sm_90 if `α v` is stored in 16 bits, as runs store it; nor does the first one on sm_80 and
+    sm_100.
     """
     if dtype == torch.float32:
         # The operands of three TF32 products, split in two, fill the registers.
@@ -84,15 +84,17 @@ def attention_emit(
         # PyTorch computes relative positions, which few models have.
         return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out, bias)
     cut = cut_in_use(qkv, heads, pooling is not None)
+    if isinstance(cut, str):
+        return reference.attention_emit(qkv, heads, pooling, with_patches, patches_out)
     return attention_emit_cut(cut, qkv, heads, pooling, with_patches, patches_out)
 
 
-def cut_in_use(qkv: Float[Tensor, "batch token qkv_width"], heads: int, mean_pooled: bool) -> Blocks:
-    """The blocks of these heads: those that `switches` names, or those for any number of tokens."""
+def cut_in_use(
+    qkv: Float[Tensor, "batch token qkv_width"], heads: int, mean_pooled: bool
+) -> Blocks | Literal["reference"]:
+    """The blocks of these heads, or PyTorch: what `switches` names, or the blocks for any number of tokens."""
     head_dim = qkv.shape[2] // 3 // heads
-    measured = None
-    if qkv.dtype != torch.float32:
-        measured = switches.attention_by(qkv.device, head_dim, qkv.shape[1], mean_pooled)
+    measured = switches.attention_by(qkv.device, qkv.dtype, head_dim, qkv.shape[1], mean_pooled)
     return measured or candidates(head_dim, qkv.dtype)[0]
 
 

@@ -59,8 +59,9 @@ def linear_act(
     gated: bool = False,
 ) -> Float[Tensor, "*rows hidden"]:
     """As `reference.linear_act`; the kernel computes 16-bit maps where `switches` says that it is faster."""
-    by = switches.linear_act_by(x.device, activation, gated)
-    if by is None or x.dtype not in (torch.float16, torch.bfloat16):
+    out = len(weight) // 2 if gated else len(weight)
+    by = switches.linear_act_by(x.device, x.dtype, activation, gated, x.shape[-1], out)
+    if by is None:
         return reference.linear_act(x, weight, bias, activation, gated)
     if by == "cublaslt":
         return linear_act_cublaslt(x, weight, bias, activation, gated)

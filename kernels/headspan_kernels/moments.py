@@ -13,7 +13,7 @@ value, which takes 40 bits in the Gram matrix. The coordinates are never written
 
 from __future__ import annotations
 
-from typing import NamedTuple, no_type_check
+from typing import Literal, no_type_check
 
 import torch
 import triton
@@ -21,17 +21,8 @@ import triton.language as tl
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from headspan_kernels.switches import capability
-
-
-class Tiles(NamedTuple):
-    """Sizes of a launch: rows and columns of a tile, images per step, warps, steps in flight, registers per thread."""
-
-    side: int
-    images: int
-    warps: int
-    stages: int
-    registers: int
+from headspan_kernels import reference, switches
+from headspan_kernels.switches import Tiles
 
 
 def candidates(head_dim: int, capability: tuple[int, int] = (9, 0)) -> tuple[Tiles, ...]:
@@ -48,7 +39,7 @@ def candidates(head_dim: int, capability: tuple[int, int] = (9, 0)) -> tuple[Til
     if head_dim <= 64:
         # One tile reads the head outputs once. With 168 registers, three programs fit a multiprocessor, and all 384
         # heads of ViT-L/14 run at once: 0.065 ms on an H200, against 0.088 ms or more with more registers.
-        large = (Tiles(64, 16, 4, 2, 168), Tiles(64, 16, 4, 2, 255), Tiles(64, 16, 4, 3, 255), Tiles(64, 32, 4, 2, 255))
+        large = (Tiles(64, 16, 4, 2, 168), Tiles(64, 16, 4, 2, 255), Tiles(64, 16, 4, 3, 255), Tiles(64, 32, 8, 2, 255))
         return (*large, *small)
     # Small tiles pad 80 to 96 instead of 128; with four warps, large ones spill registers.
     return (*small, Tiles(64, 16, 8, 2, 255))
@@ -62,8 +53,16 @@ def add_moments(
     gram: Float64[Tensor, "layer head coordinate coordinate"],
 ) -> None:
     """As `reference.add_moments`; `total` and `gram` must be contiguous."""
-    cut = candidates(heads.shape[3], capability(heads.device))[0]
-    add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
+    cut = cut_in_use(heads.device, heads.shape[3])
+    if isinstance(cut, str):
+        reference.add_moments(heads, scale, mean_and_bias, total, gram)
+    else:
+        add_moments_cut(cut, heads, scale, mean_and_bias, total, gram)
+
+
+def cut_in_use(device: torch.device, head_dim: int) -> Tiles | Literal["reference"]:
+    """The tiles for such heads, or PyTorch: what `switches` names, or the first of the candidates."""
+    return switches.moments_by(device, head_dim) or candidates(head_dim, switches.capability(device))[0]
 
 
 def add_moments_cut(

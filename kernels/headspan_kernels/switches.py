@@ -1,15 +1,22 @@
-"""Which kernels are in use: those whose row of `python -m benchmarks.gpu --only ops` on a GPU is faster than PyTorch's.
+"""Which kernels and cuts are in use: those whose recorded row of `python -m benchmarks.gpu` on a GPU is the fastest.
 
-A kernel without an entry here is not used: it is not yet measured, or PyTorch is faster. An entry names the cut that
-was the fastest. The GPU's compute capability and the arguments decide, never timing, so the same input gives the same
-bits.
+Each table maps a GPU's compute capability, the type, and the shape of a call to what computes it. The file
+`switched_on.json` beside this module fills them. It names the recorded row of each entry, and `python -m
+benchmarks.gpu_switches` writes it from those rows. A kernel without an entry is not yet measured, or PyTorch is
+faster. Capability and arguments decide, never timing, so the same input gives the same bits.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
+
+Capability = tuple[int, int]
 
 
 class Cut(NamedTuple):
@@ -42,35 +49,108 @@ class Blocks(NamedTuple):
     registers: int = 255
 
 
-# By compute capability, head dimension, tokens, and whether the pooled row is a mean: the blocks of attention's rows.
-# An H100 takes 0.472 ms for ViT-H/14 (batch 128) with three steps in flight, and 0.583 with two. For other shapes, no
-# other blocks than `attention.candidates`' first ones have been measured with the present kernels.
-ATTENTION: dict[tuple[tuple[int, int], int, int, bool], Blocks] = {((9, 0), 80, 257, False): Blocks(64, 32, 4, 3)}
-# By compute capability, activation, and whether the map is gated: the kernel's cut, or cuBLASLt's own activation.
-# No row has been measured on a GPU yet, so PyTorch computes every map.
-LINEAR_ACT: dict[tuple[tuple[int, int], str, bool], Cut | Literal["cublaslt"]] = {}
+class Tiles(NamedTuple):
+    """Sizes of a launch of moments.
+
+    Rows and columns of a tile, images per step, warps, steps in flight, and registers per thread.
+    """
+
+    side: int
+    images: int
+    warps: int
+    stages: int
+    registers: int
 
 
-# The compute capabilities at which a tower's 16-bit pass runs as a CUDA graph. An H100 takes 86.7 ms for ViT-L/14 as a
-# graph and 85.7 without; smaller models have not been measured.
-TOWER_GRAPH: set[tuple[int, int]] = set()
+# Blocks that were measured before rows had keys: an H100 takes 0.472 ms for ViT-H/14 (batch 128) with three steps in
+# flight, and 0.583 with two.
+BY_HAND: dict[tuple[Capability, str, int, int, bool], Blocks] = {
+    ((9, 0), kind, 80, 257, False): Blocks(64, 32, 4, 3) for kind in ("bfloat16", "float16")
+}
+# By capability, type, head dimension, tokens, and whether the pooled row is a mean: the blocks of attention's rows, or
+# the reference where PyTorch is faster. Without an entry, `attention.candidates`' first blocks.
+ATTENTION: dict[tuple[Capability, str, int, int, bool], Blocks | Literal["reference"]] = {}
+# By capability, type, activation, whether the map is gated, and columns before and after: the kernel's cut, or
+# cuBLASLt's own activation. Without an entry, PyTorch computes the product and the activation apart.
+LINEAR_ACT: dict[tuple[Capability, str, str, bool, int, int], Cut | Literal["cublaslt"]] = {}
+# By capability and head dimension: tiles, or the reference where PyTorch is faster. Without an entry,
+# `moments.candidates`' first tiles.
+MOMENTS: dict[tuple[Capability, int], Tiles | Literal["reference"]] = {}
+# By capability, type, width, layers and tokens: the towers whose pass runs as a CUDA graph. An H100 takes 86.7 ms for
+# ViT-L/14 as a graph and 85.7 without.
+TOWER_GRAPH: dict[tuple[Capability, str, int, int, int], Literal[True]] = {}
+
+# What an entry's numbers are.
+_TABLES: dict[str, tuple[dict[Any, Any], Any]] = {
+    "ATTENTION": (ATTENTION, Blocks),
+    "LINEAR_ACT": (LINEAR_ACT, Cut),
+    "MOMENTS": (MOMENTS, Tiles),
+    "TOWER_GRAPH": (TOWER_GRAPH, None),
+}
+SWITCHED_ON = Path(__file__).with_name("switched_on.json")
 
 
-def tower_graph(device: torch.device) -> bool:
-    """Whether a pass in 16 bits runs as a CUDA graph on a device."""
-    return device.type == "cuda" and capability(device) in TOWER_GRAPH
+def switch_on(entries: list[dict[str, Any]]) -> None:
+    """Let the tables hold these entries, as `switched_on.json` holds them, and those by hand."""
+    for table, _ in _TABLES.values():
+        table.clear()
+    ATTENTION.update(BY_HAND)
+    for entry in entries:
+        table, sizes = _TABLES[entry["table"]]
+        value = entry["value"]
+        table[key_of(entry["key"])] = sizes(*value) if isinstance(value, list) else value
 
 
-def attention_by(device: torch.device, head_dim: int, tokens: int, mean_pooled: bool) -> Blocks | None:
-    """The blocks that were measured to be the fastest for 16-bit rows; None where nothing was measured."""
-    return ATTENTION.get((capability(device), head_dim, tokens, mean_pooled))
+@contextmanager
+def without_entries() -> Iterator[None]:
+    """Within it, nothing is switched on but what is by hand; the tables are restored afterwards."""
+    held = [(table, dict(table)) for table, _ in _TABLES.values()]
+    switch_on([])
+    try:
+        yield
+    finally:
+        for table, entries in held:
+            table.clear()
+            table.update(entries)
 
 
-def linear_act_by(device: torch.device, activation: str, gated: bool) -> Cut | Literal["cublaslt"] | None:
+def key_of(parts: list[Any]) -> tuple[Any, ...]:
+    """A key of a table from its JSON, whose first part is the compute capability."""
+    return tuple(parts[0]), *parts[1:]
+
+
+def tower_graph(device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int) -> bool:
+    """Whether a tower's pass runs as a CUDA graph on a device."""
+    return device.type == "cuda" and (capability(device), name_of(dtype), width, layers, tokens) in TOWER_GRAPH
+
+
+def attention_by(
+    device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int, mean_pooled: bool
+) -> Blocks | Literal["reference"] | None:
+    """What was measured to be the fastest for rows of this shape; None where nothing was measured."""
+    return ATTENTION.get((capability(device), name_of(dtype), head_dim, tokens, mean_pooled))
+
+
+def linear_act_by(
+    device: torch.device, dtype: torch.dtype, activation: str, gated: bool, inner: int, out: int
+) -> Cut | Literal["cublaslt"] | None:
     """What computes `linear_act` on a device; None where PyTorch computes the product and the activation apart."""
-    return LINEAR_ACT.get((capability(device), activation, gated))
+    return LINEAR_ACT.get((capability(device), name_of(dtype), activation, gated, inner, out))
 
 
-def capability(device: torch.device) -> tuple[int, int]:
+def moments_by(device: torch.device, head_dim: int) -> Tiles | Literal["reference"] | None:
+    """What was measured to be the fastest for moments of such heads; None where nothing was measured."""
+    return MOMENTS.get((capability(device), head_dim))
+
+
+def capability(device: torch.device) -> Capability:
     """The compute capability of a GPU; that of an H100 for tensors that are on none."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A type's name in a key."""
+    return str(dtype).removeprefix("torch.")
+
+
+switch_on(json.loads(SWITCHED_ON.read_text(encoding="utf-8")))

@@ -111,7 +111,7 @@ def test_neighbours_are_those_of_all_distances(
     assert all(len(set(row)) == count for row in places.tolist())
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.full_size)])
 def test_neighbours_of_many_points_take_bounded_memory(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest_graph, "_KEPT_BYTES", 11e6 if kept else 0)
     points = 40_000

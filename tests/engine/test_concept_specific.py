@@ -30,7 +30,7 @@ from headspan.world.pruning import factor_concepts, factor_heads
 def world(tmp_path_factory: pytest.TempPathFactory) -> hs.Store:
     """Held-out scenes through the reference model, with labels and scores of its heads."""
     folder = tmp_path_factory.mktemp("world")
-    shards = write_world_shards(folder / "shards", 800, seed=2, split="held_out")
+    shards = write_world_shards(folder / "shards", 600, seed=2, split="held_out")
     settings = PrecomputeSettings(
         shards=(shards,), out=str(folder / "run.zarr"), model="reference", layers="all", device="cpu"
     )

@@ -123,7 +123,13 @@ def encode_image(visual: VisionTransformer, pixels: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "images"),
-    [("ViT-B-32", 2), ("ViT-B-16", 2), ("ViT-M-16-alt", 2), ("ViT-L-14", 1), ("ViT-L-14-CLIPA", 1)],
+    [
+        ("ViT-B-32", 2),
+        ("ViT-B-16", 2),
+        ("ViT-M-16-alt", 2),
+        ("ViT-L-14", 1),
+        pytest.param("ViT-L-14-CLIPA", 1, marks=pytest.mark.full_size),
+    ],
 )
 def test_contributions_sum_to_open_clips_embedding(name: str, images: int) -> None:
     config = get_model_config(name)

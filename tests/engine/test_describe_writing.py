@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +35,13 @@ from headspan.describe.writing.samples import Samples
 from headspan.describe.writing.write import write
 from headspan.errors import ModelError, SettingsError, StoreError
 from headspan.events import Progress
+from tests.conftest import relative_files
 from tests.engine.described_store import make_described_store
 from tests.engine.hand_made_descriptions import hand_made_descriptions
 from tests.engine.test_best_of import exact_best_of
 from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.engine.tiny_language_model import make_language_model
+from tests.s3_server import serving
 
 WORDS = ("red", "circle", "square")
 QUESTIONS = ("red {c}", "{c} {c}?")
@@ -162,6 +165,24 @@ def test_kl_and_rewards_of_a_trained_model_and_of_best_of_n_are_those_of_all_its
     assert np.average(found.rewards, weights=found.times) == pytest.approx(quality["reward"], rel=1e-5)
     np.testing.assert_allclose(found.rewards, reward.of(found.texts, found.class_of), rtol=1e-6)
     assert len({*zip(found.class_of, found.question_of, found.texts, strict=True)}) == len(found)
+
+
+def test_descriptions_in_a_bucket_are_saved_as_on_disk(
+    store: hs.Store, language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(store.path, tmp_path / "copy.zarr"))
+    words = ["--language-model", str(language_model), "--class-key", "kind", "--samples", "1", "--best-of", "0"]
+    words += ["--tokens", "2", "--run", "mine", "--device", "cpu"]
+    with serving() as server:
+        place = server.hold(copy)
+        assert main(["describe", "write", place, *words]) == 0, capsys.readouterr().err
+        assert f"saved as descriptions/mine in {place}" in capsys.readouterr().out
+        assert main(["describe", "write", str(copy), *words]) == 0
+        found, wanted = server.keys(f"{copy.name}/"), relative_files(copy)
+        # The record has the time, too.
+        record = "records/results/descriptions/mine.json"
+        assert json.loads(found.pop(record))["files"] == json.loads(wanted.pop(record))["files"]
+        assert found == wanted
 
 
 def test_a_trained_folder_is_written_from_the_command_line_and_shown(

@@ -356,14 +356,18 @@ def instead(settings, on_progress, on_commit):
     end([process])
 
 
-def test_what_is_printed_before_the_first_import_is_no_message(
-    toy_run: ToyRun, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_printed_before_the_first_import_is_no_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os\nos.write(1, b'welcome to the cluster\\nno end')\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    summary = run(toy_run, tmp_path / "s.zarr")
-    assert (summary.images, summary.processes) == (67, 2)
-    assert all(any("welcome" in line for line in process._last_lines) for process in started)
+    # As `device_main` sends what it has done, without importing torch.
+    program = f"import os, sys; os.write(int(sys.argv[1]), {line_of(Finished({}))!r})"
+    monkeypatch.setattr(process_module, "_BEGIN", program)
+    inbox: Inbox = queue.SimpleQueue()
+    process = DeviceProcess("cpu", inbox)
+    assert [inbox.get()[1], inbox.get()[1]] == [Finished({}), None]
+    process.wait()
+    assert any("welcome" in line for line in process._last_lines)
+    end([process])
 
 
 def test_entries_of_the_path_that_are_no_strings_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -395,7 +399,8 @@ def test_a_process_that_cannot_be_set_up_is_ended(monkeypatch: pytest.MonkeyPatc
     assert [process.returncode for process in begun] == [-signal.SIGKILL]
 
 
-@pytest.mark.slow
+# Three processes import torch.
+@pytest.mark.full_size
 def test_a_users_script_without_a_guard_runs_on_several_devices(toy_run: ToyRun, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     settings = toy_run.settings(emit=["heads"], unit_images=8, device="cpu,cpu")

@@ -114,6 +114,18 @@ def test_a_wrong_number_is_one_sentence(words: str, sentence: str, capsys: pytes
         ("precompute none.tar --model reference --out o", "none.tar: no such file; check the path and the pattern's"),
         ("precompute SHARD --model reference --layers x --out o", "--layers x: write all, last4, 8-11 or 0,3,8-11"),
         (
+            "precompute SHARD --model reference --layers 99 --out o",
+            "--layers 99: the model's layers are 0 to 5",
+        ),
+        (
+            "precompute SHARD --model reference --without L9.H9 --out o",
+            "L9.H9 is not a head of the model: it has layers 0 to 5; choose another head",
+        ),
+        (
+            "precompute SHARD --model reference --image-member nothing --out o",
+            "headspan expects the members that --image-member nothing selects, but",
+        ),
+        (
             "precompute SHARD --model reference --decode gpu --device cpu --out o",
             "--decode gpu needs a CUDA device, but",
         ),
@@ -127,7 +139,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("headspan.model.load._load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("headspan.model.load.find_weights", lambda *_: pytest.fail("weights were looked for"))
     monkeypatch.chdir(tmp_path)
     forget_models()
     (tmp_path / "list.txt").write_text("no image")

@@ -44,7 +44,7 @@ from tests.engine.model_in_process import InProcess
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 # Examples for each address: half of them are what its description allows, half of them are not.
-EXAMPLES = 30
+FEW_EXAMPLES, EXAMPLES = 18, 60
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 UPLOAD = encoded_image(3)
 UPLOADED = Uploads().add(UPLOAD)
@@ -135,23 +135,24 @@ def addresses() -> list[str]:
     return sorted({route.path for router in ROUTERS for route in router.routes})
 
 
+@pytest.mark.parametrize("examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.full_size)])
 @pytest.mark.parametrize("address", addresses())
 def test_an_address_answers_whatever_is_asked_in_a_documented_form(
-    operations: dict[str, list[Any]], address: str, capfd: pytest.CaptureFixture[str]
+    operations: dict[str, list[Any]], address: str, examples: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for operation in operations[address]:
-        statuses = _statuses(operation)
+        statuses = _statuses(operation, examples)
         assert 200 in statuses, f"no question to {address} was answered: {statuses}"
     assert "Traceback" not in capfd.readouterr().err
 
 
-def _statuses(operation: Any) -> dict[int, str]:
+def _statuses(operation: Any, examples: int) -> dict[int, str]:
     """Ask one operation; returns the statuses of its answers, with the last answer of each."""
     statuses: dict[int, str] = {}
     names = {parameter.name for parameter in operation.query}
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,

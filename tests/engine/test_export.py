@@ -106,7 +106,7 @@ def test_numpy_maps_every_array_and_export_json_names_its_axes(
 ) -> None:
     if not mapped:
         # Blocks of one row take long where files are not mapped, and are read in the test of the other case.
-        monkeypatch.setattr(choice, "_BLOCK_BYTES", max(block_bytes, 1 << 12))
+        monkeypatch.setattr(choice, "_BLOCK_BYTES", max(block_bytes, 1 << 15))
 
         def refuse(*ignored: object) -> None:
             raise UnmappableError

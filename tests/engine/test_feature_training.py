@@ -26,6 +26,7 @@ from headspan.features.learners.kinds import LEARNERS, NON_NEGATIVE
 from headspan.features.training import files
 from headspan.features.training.settings import TrainingSettings
 from tests.conftest import relative_files
+from tests.warm_python import FORKED
 
 SETTINGS: dict[str, Any] = {"features": 48, "k": 5, "dead_steps": 10, "steps": 40, "batch": 7, "device": "cpu"}
 
@@ -82,7 +83,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
     store: hs.Store, kept: Path, trained: Dictionary, tmp_path: Path
 ) -> None:
     out = tmp_path / "d"
-    command = [sys.executable, "-c", KILLED, str(store.path), str(out), str(kept), repr(SETTINGS)]
+    command = [sys.executable, "-c", FORKED + KILLED, str(store.path), str(out), str(kept), repr(SETTINGS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with pytest.raises(StoreError, match="not finished; run the same command again to continue after its last check"):

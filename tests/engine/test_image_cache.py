@@ -13,6 +13,7 @@ import pytest
 
 from headspan.explore.query import image_cache
 from headspan.explore.query.image_cache import find_image, images_folder, keep_image
+from tests.warm_python import FORKED
 
 ARRAYS = {"norm": np.arange(3, dtype=np.float32), "patches": np.arange(12, dtype=np.float16).reshape(3, 4)}
 SHAPES = {name: array.shape for name, array in ARRAYS.items()}
@@ -109,7 +110,7 @@ for turn in range(150):
     assert found is None or (found["x"] == int(key)).all()
     image_cache.keep_image(key, {"x": np.full(1000, int(key), np.float32)})
 """
-    running = [subprocess.Popen([sys.executable, "-c", program, str(seed)]) for seed in range(3)]
+    running = [subprocess.Popen([sys.executable, "-c", FORKED + program, str(seed)]) for seed in range(3)]
     assert [each.wait() for each in running] == [0, 0, 0]
     assert sum(path.stat().st_size for path in images_folder().iterdir()) <= 40_000
     assert all(name.endswith(".npz") for name in files())

@@ -33,6 +33,7 @@ from headspan.store.lineage import lineage_of
 from headspan.store.write import analyses
 from headspan.store.write.removal import remove_runs
 from tests.conftest import relative_files
+from tests.warm_python import FORKED
 
 POOL = hs.Pool(
     "pool",
@@ -194,7 +195,7 @@ KILLS = st.one_of(st.none(), st.tuples(st.integers(1, 9), st.booleans()))
 
 
 @settings(
-    max_examples=10,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     phases=PHASES,
@@ -319,7 +320,7 @@ def test_a_result_of_another_step_is_refused_in_one_sentence(toy_copy: Path) -> 
         "spans = hs.textspan(store, hs.Pool('p', ('a', 'b', 'c', 'd', 'e'), tuple('xxyyz')), texts_per_head=5)\n"
         "hs.concepts.concept_consistency(store, spans)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", FORKED + code], capture_output=True, text=True, check=False)
     assert "SettingsError: run HeadSpans('p': 5 texts for" in done.stderr
     assert "is not the name of a run, and not the result that this step starts from" in done.stderr
 

@@ -20,7 +20,7 @@ from tests.s3_server import Server, serving
 
 UNIT_IMAGES = 2
 AT_STEPS, AT_RANDOM = 24, 4
-FEWER_AT_STEPS = 14
+FEWER_AT_STEPS, FEWER_AT_RANDOM = 10, 2
 # In the bucket, in pieces.
 IN_BUCKET_AT_STEPS, IN_BUCKET_AT_RANDOM, PIECES = 52, 8, 10
 
@@ -72,16 +72,17 @@ def reference(whole: tuple[Path, dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("before_steps", "at_steps"),
+    ("before_steps", "at_steps", "at_random"),
     [
-        (False, FEWER_AT_STEPS),
-        pytest.param(False, AT_STEPS, marks=pytest.mark.full_size),
-        pytest.param(True, AT_STEPS, marks=pytest.mark.full_size),
+        (False, FEWER_AT_STEPS, FEWER_AT_RANDOM),
+        pytest.param(False, AT_STEPS, AT_RANDOM, marks=pytest.mark.full_size),
+        pytest.param(True, AT_STEPS, AT_RANDOM, marks=pytest.mark.full_size),
     ],
 )
 def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_store_and_repeats_only_units_in_flight(
     before_steps: bool,
     at_steps: int,
+    at_random: int,
     runs: KilledRuns,
     whole: tuple[Path, dict[str, Any]],
     reference: dict[str, np.ndarray],
@@ -89,7 +90,7 @@ def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_store_and_repeats
 ) -> None:
     path, done = whole
     place, wanted, kills = OnDisk(tmp_path), relative_files(path), 0
-    orders = chosen_kills(done["steps"], done["seconds"], at_steps, AT_RANDOM, before_steps)
+    orders = chosen_kills(done["steps"], done["seconds"], at_steps, at_random, before_steps)
     for number, order in enumerate(orders):
         out = place.new(str(number))
         kills += check_kill(runs, out, place, order, wanted, reference)

@@ -244,7 +244,7 @@ def test_a_path_with_a_user_who_does_not_exist_is_refused_in_one_sentence(
     place = "~nobody-of-that-name/x"
     out = ["--out", "s.zarr"]
     shard = str(write_tar(tmp_path / "a.tar", image_members(range(1))))
-    model = ["precompute", shard, "--model", str(toy_config)]
+    model = ["precompute", shard, "--layers", "all", "--model", str(toy_config)]
     for command in (
         [*model, "--pretrained", place, *out],
         [*model, "--weights", place, *out],

@@ -250,7 +250,7 @@ def resampled_by_hand(contributions: np.ndarray, pool: np.ndarray, times: int, s
 
 
 @pytest.mark.parametrize(
-    ("images", "most"), [(60, 60), pytest.param(600, 600, marks=pytest.mark.full_size), (600, 200)]
+    ("images", "most"), [*(pytest.param(each, each, marks=pytest.mark.full_size) for each in (60, 600)), (600, 200)]
 )
 def test_stability_is_that_of_textspan_on_resampled_images(images: int, most: int) -> None:
     # The last case resamples every third image and scales what it finds to all images.

@@ -170,14 +170,9 @@ def test_textspan_picks_the_first_published_texts(case: str) -> None:
     assert explained[-1] < golden["explained"]
 
 
-@pytest.mark.parametrize(
-    "case",
-    # One case takes some ten seconds. The others are made as the first is, with other seeds and ranks.
-    [
-        pytest.param(case, marks=pytest.mark.full_size if number else pytest.mark.slow)
-        for number, case in enumerate(TEXTSPAN_CASES)
-    ],
-)
+# A case takes some ten seconds; the first texts of each are compared above.
+@pytest.mark.full_size
+@pytest.mark.parametrize("case", TEXTSPAN_CASES)
 def test_textspan_picks_the_published_sixty_texts(case: str) -> None:
     golden = TEXTSPAN_CASES[case]
     contributions, texts = recipe.textspan_inputs(golden["seed"], **golden["make"])

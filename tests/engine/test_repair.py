@@ -281,8 +281,15 @@ class Step:
         return found
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [
+        (KeyboardInterrupt(), True),
+        (OSError(28, "No space left on device"), False),
+        pytest.param(KeyboardInterrupt(), False, marks=pytest.mark.full_size),
+        pytest.param(OSError(28, "No space left on device"), True, marks=pytest.mark.full_size),
+    ],
+)
 @pytest.mark.parametrize(
     ("name", "fails_at"),
     [

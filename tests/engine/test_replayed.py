@@ -80,12 +80,21 @@ def test_shapes_that_do_not_repeat_are_never_captured(monkeypatch: pytest.Monkey
 def test_only_a_switch_makes_an_encoder_replay_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert not switches.tower_graph(cuda)
-    monkeypatch.setattr(switches, "TOWER_GRAPH", {(9, 0)})
-    assert switches.tower_graph(cuda)
-    assert not switches.tower_graph(torch.device("cpu"))
-    for precision, on, replays in (("bf16", True, True), ("fp32", True, False), ("bf16", False, False)):
-        monkeypatch.setattr(encoder, "tower_graph", lambda device, on=on: on)
+    shape = 64, 3, 17
+    assert not switches.tower_graph(cuda, torch.float16, *shape)
+    monkeypatch.setitem(switches.TOWER_GRAPH, ((9, 0), "float16", *shape), True)
+    assert switches.tower_graph(cuda, torch.float16, *shape)
+    assert not switches.tower_graph(cuda, torch.bfloat16, *shape)
+    assert not switches.tower_graph(cuda, torch.float16, 64, 3, 50)
+    assert not switches.tower_graph(torch.device("cpu"), torch.float16, *shape)
+    asked: list[Any] = []
+
+    def by_type(device: torch.device, dtype: torch.dtype, *shape: int) -> bool:
+        asked.append((dtype, *shape))
+        return dtype == torch.bfloat16
+
+    monkeypatch.setattr(encoder, "tower_graph", by_type)
+    for precision, replays in (("bf16", True), ("fp32", False)):
         settings = {
             "shards": "none.tar",
             "out": "none.zarr",
@@ -95,3 +104,5 @@ def test_only_a_switch_makes_an_encoder_replay_its_passes(monkeypatch: pytest.Mo
         }
         made = encoder.prepare(PrecomputeSettings.from_dict(settings))
         assert isinstance(made.forward, replayed.Replayed) is replays
+    tokens, width = made.tower.pos_embed.shape
+    assert asked == [(dtype, width, made.tower.layers, tokens) for dtype in (torch.bfloat16, torch.float32)]

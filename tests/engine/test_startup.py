@@ -147,7 +147,7 @@ assert type(torch._dynamo.utils).__name__ == "module"
     "how",
     [
         "from torch._dynamo.utils import counters as found",
-        "import torch._dynamo.config; found = torch._dynamo.utils.counters",
+        pytest.param("import torch._dynamo.config; found = torch._dynamo.utils.counters", marks=pytest.mark.full_size),
     ],
 )
 def test_a_library_that_needs_more_of_the_compiler_gets_the_real_one(how: str) -> None:

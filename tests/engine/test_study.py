@@ -26,8 +26,10 @@ from headspan.prune.studies.statistics import Interval, paired_bootstrap, rank_c
 from headspan.prune.studies.study import read_study, study
 from headspan.prune.studies.study_plan import HeadSet
 from headspan.store.write.removal import remove_runs
+from headspan.tasks.attribute_task import attribute_task
 from headspan.tasks.classification import Classification
 from headspan.tasks.task import Task
+from headspan.tasks.truths import class_truths, image_groups, value_at
 from headspan.tasks.zero_shot import Classes
 from headspan.world import prompts, value_of
 from tests.conftest import relative_files
@@ -35,6 +37,7 @@ from tests.engine.hand_made_scenes import HEADS, LAYERS, axis, hand_store
 from tests.engine.hand_made_scenes import SCENES as EVERY_SCENE
 from tests.engine.test_kept_runs import read_only
 from tests.engine.test_reading_buckets import printed_in_bucket
+from tests.s3_server import serving
 
 STYLE, BACKGROUND = (1, 1), (0, 2)
 # In these scenes one style and one background is the most common, without a tie.
@@ -342,6 +345,39 @@ def _declaration(path: Path, factor: str) -> Path:
         f'[settings]\nclass_key = "{factor}"\n'
     )
     return path
+
+
+def test_an_attribute_may_lie_deeper_in_the_metadata(store: hs.Store) -> None:
+    written = [json.loads(text) for text in store.samples(columns=["metadata"])["metadata"].to_pylist()]
+    shapes = [each["objects"][0]["shape"] for each in written]
+    deep = attribute_task(store, "objects.shape", by=["objects.0.colour"])
+    assert deep.classes == tuple(sorted(set(shapes)))
+    assert [deep.classes[number] for number in class_truths(store, deep)] == shapes
+    groups = image_groups(store, deep.groups)
+    assert [groups.names[number] for number in groups.numbers] == [each["objects"][0]["colour"] for each in written]
+    # A key that has a dot itself is no path.
+    assert value_at({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    assert value_at({"a": [{"b": 2}]}, "a.1.b") is None
+
+
+def test_a_study_in_a_bucket_is_saved_as_on_disk(
+    store: hs.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", str(_declaration(tmp_path / "style.toml", "style")), "--heads", "high", "--run", "mine"]
+    with serving() as server:
+        place = server.hold(store.path)
+        assert main(["prune", place, *words]) == 0
+        assert capsys.readouterr().err.endswith("saved as prune/mine\n")
+        assert main(["prune", str(store.path), *words]) == 0
+        capsys.readouterr()
+        shown = []
+        for each in (place, str(store.path)):
+            assert main(["prune", each, "--run", "mine", "--json", "-"]) == 0
+            shown.append(capsys.readouterr().out.replace(each, "s.zarr"))
+        assert shown[0] == shown[1]
+        # The name is taken.
+        assert main(["prune", place, *words, "--seed", "5"]) == 2
+        assert "choose another --run" in capsys.readouterr().err
 
 
 def test_the_command_prints_groups_beside_chance_and_random(

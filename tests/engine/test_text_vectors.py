@@ -23,6 +23,7 @@ from headspan.texts.stored import EmbeddedPool, find_vectors, keep_vectors, larg
 from headspan.texts.user_cache import cache_file, cache_vectors, find_cached
 from headspan.texts.vectors import embed_pool, forget_vectors, text_vectors
 from tests.conftest import relative_files
+from tests.warm_python import FORKED
 
 TEXTS = ["a cat", "two dogs in the rain", "red"]
 
@@ -254,7 +255,7 @@ for number in range(20):
 
 
 def test_several_processes_write_the_cache_of_vectors_at_the_same_time() -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in "abc"]
+    writers = [subprocess.Popen([sys.executable, "-c", FORKED + WRITER, name]) for name in "abc"]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     texts = [f"{name} {number} {each}" for name in "abc" for number in range(20) for each in range(10)]
     assert len(find_cached("m", texts, 4)) == 600

@@ -26,6 +26,7 @@ from headspan.loading.staged import Staged
 from headspan.shards.samples import BadImage
 from tests.conftest import ToyRun, encoded_image, write_tar
 from tests.tolerances import FLOAT32_SUM, relative_error
+from tests.warm_python import FORKED
 
 ROWS = 203
 # Tests use more workers than small machines have cores.
@@ -255,9 +256,10 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.full_size)])
 def test_ranks_of_torch_distributed_share_the_images(path: Path, method: str, tmp_path: Path) -> None:
+    # A process that is spawned imports the script.
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, str(script), str(path)]
+    command = [sys.executable, *(["-c", FORKED + RANK] if method == "fork" else [str(script)]), str(path)]
     processes = [
         subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), method], stdout=subprocess.PIPE, text=True)
         for rank in range(2)

@@ -35,6 +35,7 @@ from headspan.run.verify import verify
 from tests.conftest import BROKEN_ROWS, TOY, ToyRun, image_members, relative_files, write_tar
 from tests.engine.test_kept_runs import read_only
 from tests.tolerances import FLOAT16_PASS, FLOAT32_SUM, ORACLE_FLOAT32, relative_error
+from tests.warm_python import FORKED
 
 SETS: list[list[Head]] = [[], [(0, 1)], [(2, 0), (1, 2)], [(2, 0), (2, 1), (2, 2)], [(1, 2), (2, 0), (2, 0)]]
 
@@ -310,7 +311,7 @@ def test_a_killed_call_continues_to_the_same_bytes(toy_run: ToyRun, tmp_path: Pa
     assert not whole.flags.writeable
     before = relative_files(toy_run.path)
     # Fourteen steps: eleven batches, and three ends of units.
-    command = [sys.executable, "-c", _KILLED, str(toy_run.path), str(tmp_path / "kept"), "3", "2", "9"]
+    command = [sys.executable, "-c", FORKED + _KILLED, str(toy_run.path), str(tmp_path / "kept"), "3", "2", "9"]
     # Forked children do not have the threads of libraries.
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=alone, check=True, capture_output=True, text=True).stdout.split()

@@ -640,7 +640,7 @@ class WrittenStore(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.full_size)])
+@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.full_size)])
 def test_any_sequence_of_appends_crashes_and_resumes_of_two_writers_keeps_committed_units(
     examples: int, planned: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

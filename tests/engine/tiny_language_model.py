@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from headspan.describe.policy.silence import silent
 
@@ -18,6 +16,10 @@ def make_language_model(
     folder: Path, words: Sequence[str], *, width: int = 16, layers: int = 1, context: int = 64, seed: int = 0
 ) -> Path:
     """Write a Llama with random weights that knows `words`, and ends texts; returns the folder."""
+    # Every process of the tests imports this module, and few need these, which take seconds.
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     vocabulary = {word: number for number, word in enumerate([PAD, END, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -22,20 +24,30 @@ class _Device:
     """The part of a driver that Triton needs before it compiles."""
 
     architecture: int
+    binaries: bool
 
-    def get_current_device(self) -> int:
-        return self.architecture
+    def get_current_device(self) -> tuple[int, bool]:
+        # A key of what a process has compiled.
+        return self.architecture, self.binaries
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: tuple[int, bool]) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.architecture, 32)
 
 
-def hand_launches_on(monkeypatch: pytest.MonkeyPatch, architecture: int, launched: Launched) -> None:
-    """Compile every launch for an architecture (90 for sm_90), and call `launched` instead of running it."""
+def hand_launches_on(
+    monkeypatch: pytest.MonkeyPatch, architecture: int, launched: Launched, binaries: bool = True
+) -> None:
+    """Compile every launch for an architecture (90 for sm_90), and call `launched` instead of running it.
+
+    Without `binaries`, compiling ends with PTX, an eighth sooner; what it makes is cached in a folder of its own.
+    """
     run = JITFunction.run
+    if not binaries:
+        monkeypatch.setattr(knobs.runtime, "add_stages_inspection_hook", _end_with_ptx)
+        monkeypatch.setattr(knobs.cache, "dir", str(Path(knobs.cache.dir) / "without-binaries"))
 
     def compile_only(kernel: Any, *arguments: Any, grid: Sequence[int], warmup: bool, **settings: Any) -> Any:
         binary = run(kernel, *arguments, grid=grid, warmup=True, **settings)
@@ -43,7 +55,16 @@ def hand_launches_on(monkeypatch: pytest.MonkeyPatch, architecture: int, launche
         return binary
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    monkeypatch.setattr(driver, "_active", _Device(architecture))
+    monkeypatch.setattr(driver, "_active", _Device(architecture, binaries))
+
+
+def _end_with_ptx(
+    backend: Any = None, stages: Any = None, options: Any = None, language: Any = None, capability: Any = None
+) -> tuple[str, str]:
+    """Let Triton make an empty binary; called without arguments, it names what differs, for keys of caches."""
+    if stages is not None:
+        stages["cubin"] = lambda ptx, metadata: b""
+    return "without binaries", "without binaries"
 
 
 def launch_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ Every run draws new inputs; the output of a failure names the seed.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from headspan_kernels import switches
 from tests.kernels import worlds
 from tests.kernels.tritons import installed_and_untried
 
@@ -51,6 +53,13 @@ def addressed() -> list[torch.Tensor]:
 def world(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, addressed: list[torch.Tensor]) -> None:
     """Let Triton's ops run in this process; a parameter selects an architecture other than sm_90."""
     worlds.enter(monkeypatch, getattr(request, "param", 90), addressed)
+
+
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """Switch off what a test switches on."""
+    with switches.without_entries():
+        yield
 
 
 @pytest.fixture

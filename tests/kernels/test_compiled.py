@@ -28,9 +28,10 @@ if reason := why_not_compiled():
 
 from triton import knobs
 
+from benchmarks import gpu_cases, gpu_ops
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
-from headspan_kernels.switches import Cut
+from headspan_kernels.switches import Blocks, Cut
 from headspan_kernels.whole_heads import shared_bytes
 from tests.kernels.compiling import hand_launches_on
 
@@ -88,25 +89,23 @@ def dumped(binary: Any, what: str, folder: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-# Bytes that cuts which are not in use spill under Triton 3.9, and not under 3.6 and 3.8.
-SPILLED = 64
-
-
-def check(launcher: Launcher, folder: Path, spilled: int = 0) -> None:
-    """Look at every compiled kernel; `spilled` is the most bytes of the stack that one may use."""
+def check(launcher: Launcher, folder: Path) -> dict[str, int]:
+    """Look at every compiled kernel; returns the most registers that each takes."""
     assert launcher.made
+    registers: dict[str, int] = {}
     for name, binaries in launcher.made.items():
         for binary in {id(binary): binary for binary in binaries}.values():
             found = resources(binary, folder)
             print(f"sm_{launcher.architecture} {name}: {found}")
+            registers[name] = max(found.registers, registers.get(name, 0))
             assert 0 < found.registers <= 255
             assert found.shared <= SHARED_LIMIT[launcher.architecture], f"{name}: {found}"
-            assert found.local == 0, f"{name} spills: {found}"
-            assert found.stack <= spilled, f"{name} spills: {found}"
+            assert (found.stack, found.local) == (0, 0), f"{name} spills: {found}"
             if launcher.architecture == 90 and name in TENSOR_CORES:
                 in_float32 = binary.src.signature.get("qkv") == "*fp32"
                 wanted = "HG?MMA" if in_float32 else TENSOR_CORES[name]
                 assert re.search(wanted, dumped(binary, "--dump-sass", folder)), name
+    return registers
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -122,6 +121,12 @@ def tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> T
 def run_tower(heads: int, head_dim: int, dtype: torch.dtype, mean_pooled: bool) -> None:
     whole = tower(heads, head_dim, dtype, mean_pooled)
     whole.forward(meta(3, 3, 224, 224), (0, 1), with_patches=True, patches_dtype=torch.float16)
+
+
+def attention(cut: Blocks, tokens: int, head_dim: int, dtype: torch.dtype) -> None:
+    """With a class token, whose `α v` is stored as runs do: in float32, the same cuts may spill a few bytes."""
+    patches = meta(3, 16, tokens, head_dim, dtype=FP16)
+    attention_emit_cut(cut, meta(3, tokens, 3 * 16 * head_dim, dtype=dtype), 16, None, True, patches)
 
 
 def add_moments(head_dim: int, capability: tuple[int, int] = (9, 0), cuts: int = 1) -> None:
@@ -152,30 +157,25 @@ def preprocess() -> None:
         fused.preprocess(images, placed, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16, mode)
 
 
-def registers_of(name: str, launcher: Launcher, folder: Path) -> int:
-    return max(resources(binary, folder).registers for binary in launcher.made[name])
-
-
 # ViT-L has heads of 64, ViT-H of 80, ViT-g of 88, ViT-bigG of 104; EVA-8B of 128.
 # Those marked full_size differ from others in a constant; run them when block sizes or Tritons change.
 slow, by_hand = pytest.mark.slow, pytest.mark.full_size
 TOWERS = [
     (90, 64, BF16, False),
-    (90, 104, BF16, False),
     (80, 64, BF16, False),
     (100, 64, BF16, False),
-    pytest.param(90, 64, BF16, True, marks=slow),
     pytest.param(90, 64, FP16, False, marks=slow),
-    pytest.param(90, 64, FP16, True, marks=by_hand),
     pytest.param(90, 64, FP32, False, marks=slow),
-    pytest.param(90, 64, FP32, True, marks=slow),
-    *(pytest.param(90, 128, BF16, pooled, marks=slow) for pooled in (False, True)),
-    *(pytest.param(90, size, BF16, pooled, marks=by_hand) for size in (80, 88) for pooled in (False, True)),
-    *(pytest.param(architecture, 64, FP32, False, marks=slow) for architecture in (80, 100)),
-    pytest.param(100, 64, BF16, True, marks=slow),
-    pytest.param(80, 64, BF16, True, marks=slow),
-    pytest.param(80, 128, BF16, False, marks=slow),
-    pytest.param(100, 128, BF16, False, marks=slow),
+    pytest.param(90, 64, BF16, True, marks=slow),
+    # Heads that are padded, as 80 and 104 are.
+    pytest.param(90, 88, BF16, True, marks=slow),
+    *(pytest.param(90, size, FP16, False, marks=by_hand) for size in (80, 88, 104, 128)),
+    *(pytest.param(90, 64, dtype, True, marks=by_hand) for dtype in (FP16, FP32)),
+    pytest.param(90, 88, BF16, False, marks=by_hand),
+    *(pytest.param(90, size, BF16, pooled, marks=by_hand) for size in (80, 104, 128) for pooled in (False, True)),
+    *(pytest.param(architecture, 64, FP32, False, marks=by_hand) for architecture in (80, 100)),
+    *(pytest.param(architecture, 64, BF16, True, marks=by_hand) for architecture in (80, 100)),
+    *(pytest.param(architecture, 128, BF16, False, marks=by_hand) for architecture in (80, 100)),
 ]
 
 
@@ -186,17 +186,10 @@ def test_the_kernels_of_a_tower_fit_the_gpu(
     run_tower(16, head_dim, dtype, mean_pooled)
     wanted = {"normalise_rows", "attend", "pool_patches"} if mean_pooled else {"normalise_rows", "attend", "attend_row"}
     assert set(launcher.made) == wanted
-    check(launcher, tmp_path)
-
-
-@pytest.mark.parametrize("launcher", [90], indirect=True)
-@pytest.mark.parametrize("pooling", [None, meta(1, 257)])
-def test_sixteen_warps_of_attention_fit_a_multiprocessor(
-    launcher: Launcher, pooling: torch.Tensor | None, tmp_path: Path
-) -> None:
-    """ViT-L/14 in bf16 on an H100, whose multiprocessors have 65,536 registers for 16 warps of 32 threads."""
-    fused.attention_emit(meta(3, 257, 3 * 16 * 64, dtype=BF16), 16, pooling, True)
-    assert registers_of("attend", launcher, tmp_path) <= 65536 // (16 * 32)
+    found = check(launcher, tmp_path)
+    if (launcher.architecture, head_dim, dtype) == (90, 64, BF16):
+        # ViT-L/14 on an H100, whose multiprocessors have 65,536 registers: 16 warps of 32 threads run at once.
+        assert found["attend"] <= 65536 // (16 * 32)
 
 
 @pytest.mark.parametrize("launcher", [90], indirect=True)
@@ -206,8 +199,8 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
 ) -> None:
     """ViT-L/14 on an H100, whose multiprocessors have 65,536 registers and 228 kB of shared memory, 1 kB a program."""
     cut = next(cut for cut in candidates(64, dtype, 257) if cut.whole)
-    attention_emit_cut(cut, meta(3, 257, 3 * 16 * 64, dtype=dtype), 16, None, True)
-    check(launcher, tmp_path, SPILLED)
+    attention(cut, 257, 64, dtype)
+    check(launcher, tmp_path)
     found = resources(launcher.made["attend_heads"][0], tmp_path)
     assert 2 * 32 * cut.warps * found.registers <= 65536
     assert 2 * (found.shared + 1024) <= 228 << 10
@@ -221,10 +214,10 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
         (90, lambda: add_moments(64)),
         (90, preprocess),
         (90, lambda: linear_act(linear.candidates()[0], False)),
-        (90, lambda: linear_act(linear.candidates(gated=True)[0], True)),
+        (90, lambda: linear_act(linear.candidates(gated=True)[0], True, FP16)),
         (100, lambda: add_moments(64, (10, 0))),
-        pytest.param(90, lambda: add_moments(104), marks=slow),
-        pytest.param(80, lambda: add_moments(64), marks=slow),
+        pytest.param(90, lambda: add_moments(104), marks=by_hand),
+        pytest.param(80, lambda: add_moments(64), marks=by_hand),
     ],
     indirect=["launcher"],
 )
@@ -245,15 +238,39 @@ def test_every_tile_of_a_linear_map_that_a_benchmark_tries_fits_the_gpu(
     check(launcher, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("launcher", [90], indirect=True)
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("tokens", [257, *(pytest.param(each, marks=pytest.mark.full_size) for each in (50, 197, 577))])
+@pytest.mark.parametrize("tokens", [50, 197, 257, 577])
+@pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_every_block_size_that_a_benchmark_tries_fits_the_gpu(
-    launcher: Launcher, head_dim: int, tokens: int, tmp_path: Path
+    launcher: Launcher, head_dim: int, tokens: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    for cut in candidates(head_dim, BF16, tokens)[0 if tokens > 257 else 1 :]:
+    for cut in candidates(head_dim, dtype, tokens)[0 if tokens > 257 else 1 :]:
         if cut.whole or tokens == 257:
-            attention_emit_cut(cut, meta(3, tokens, 3 * 16 * head_dim, dtype=BF16), 16, None, True)
-    add_moments(head_dim, cuts=7)
-    check(launcher, tmp_path, SPILLED)
+            attention(cut, tokens, head_dim, dtype)
+    if dtype == BF16 and tokens == 257:
+        add_moments(head_dim, cuts=7)
+    check(launcher, tmp_path)
+
+
+def test_the_benchmark_compiles_in_parallel_what_it_launches_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Cases at toy sizes; one of them fails, and the others are compiled."""
+    launched: list[str] = []
+    hand_launches_on(monkeypatch, 90, lambda name, *_: launched.append(name), binaries=False)
+    heard: list[bool] = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda cache_hit, **_: heard.append(cache_hit))
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+    x, weight = meta(2, 5, 24, dtype=BF16), meta(24, dtype=BF16)
+    norm = gpu_cases.Case("norm", "layer_norm", (x, weight, weight, 1e-5), 0, 0)
+    sums = gpu_cases.Case("sums", "add_layer_norm", (x, x, weight, weight, 1e-5), 0, 0)
+    wrong = gpu_cases.Case("wrong", "layer_norm", (x, weight), 0, 0)
+    found = gpu_ops.compile_ahead([norm, wrong, sums], threads=2)
+    assert found["launches"] == len(launched) == 2
+    assert heard == [False, False]
+    for case in (norm, sums):
+        case.ways[""](*case.arguments)
+    assert len(launched) == 4
+    assert len(heard) == 2

@@ -68,7 +68,7 @@ def emulate(monkeypatch: pytest.MonkeyPatch, random: torch.Generator) -> Callabl
             changed = SimpleNamespace(asm={"ptx": change(binary.asm["ptx"])}, src=binary.src, metadata=binary.metadata)
             run(changed, arguments, grid, choices)
 
-        hand_launches_on(monkeypatch, 90, launched)
+        hand_launches_on(monkeypatch, 90, launched, binaries=False)
 
     return begin
 

@@ -22,9 +22,8 @@ if not INTERPRETED:
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 from benchmarks import gpu_cases, gpu_ops
-from headspan_kernels import attention, fused, linear, moments, reference
-from headspan_kernels.moments import Tiles
-from headspan_kernels.switches import Blocks, Cut
+from headspan_kernels import attention, fused, linear, moments, reference, switches
+from headspan_kernels.switches import Blocks, Cut, Tiles
 
 pytestmark = [
     pytest.mark.usefixtures("world", "nothing_is_zero_by_chance"),
@@ -34,7 +33,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+def run_toy(
+    used: set[str], tables: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[], dict[str, Any]]:
     """Run the GPU benchmark on the CPU without compiling; each measured time is larger than the one before.
 
     Returns its lines by question, and the exit code.
@@ -44,7 +45,7 @@ def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     def once(work: Any, for_ms: int = 0) -> dict[str, float]:
         work()
-        return {"ms": float(next(clock))}
+        return {"ms": 1.05 ** next(clock)}
 
     for name, value in (("DEVICE", "cpu"), ("SIZES", toy), ("milliseconds", once), ("replayed", once)):
         monkeypatch.setattr(gpu, name, value)
@@ -55,8 +56,10 @@ def run_toy(used: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.setattr(torch.cuda, name, lambda found=found: found)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(switches, "SWITCHED_ON", tmp_path / "switched_on.json")
     monkeypatch.setattr(gpu_cases, "BACKENDS", {"FlashAttention": SDPBackend.MATH})
     monkeypatch.setattr(gpu_cases, "SHAPES", {"3 tokens": (3, 1, 16)})
+    monkeypatch.setattr(gpu_cases, "MAPS", ((16, 24),))
     # The real tiles are much larger than the toy.
     blocks = (Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1, whole=True))
     monkeypatch.setattr(attention, "candidates", lambda *shape: blocks)
@@ -86,8 +89,22 @@ class Exhausted(Exception):
     pass
 
 
-def test_the_gpu_benchmark_runs_at_toy_size(run_toy: Callable[[], dict[str, Any]], used: set[str]) -> None:
+def test_the_gpu_benchmark_runs_at_toy_size(
+    run_toy: Callable[[], dict[str, Any]], used: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     found = run_toy()
+    # Every linear map won, since the first of all times is the least; the other ops already use what is the fastest.
+    entries = json.loads(switches.SWITCHED_ON.read_text())
+    maps = {tuple(entry["key"][2:]): entry["value"] for entry in entries}
+    assert maps == {
+        (activation, activation == "silu", 8, 21 // 8 * 8 if activation == "silu" else 32): [32, 32, 16, 4, 1, 1]
+        for activation in reference.ACTIVATIONS
+    } | {("gelu", False, 16, 24): [32, 32, 16, 4, 1, 1]}
+    assert {entry["table"] for entry in entries} == {"LINEAR_ACT"}
+    said = capsys.readouterr().out
+    assert said.count(": on, ") == len(maps)
+    assert "\nATTENTION sm_90 bfloat16 8 5 False: off, " in said
+    assert "\nMOMENTS sm_90 8: off, " in said
     assert found["exit_code"] == 0
     accuracy, ops, speed = found[gpu.ACCURACY], found[gpu.OPS], found[gpu.TOWER]
     assert "failed" not in json.dumps(found)
@@ -118,6 +135,9 @@ def test_the_gpu_benchmark_runs_at_toy_size(run_toy: Callable[[], dict[str, Any]
         assert ops["rows"][name]["in_use"]
     assert {"FlashAttention", "reference"} < ops["rows"]["attention_emit, heads"].keys()
     assert "attention_emit, heads, 3 tokens" in ops["rows"]
+    # What won is in use in the tower.
+    assert gpu_tower.BEFORE in speed["rows"]
+    assert {*switches.LINEAR_ACT} == {switches.key_of(entry["key"]) for entry in entries}
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
     for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):

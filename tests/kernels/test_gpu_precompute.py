@@ -17,12 +17,13 @@ import torch
 
 from benchmarks import gpu, gpu_precompute, measure, pictures
 from benchmarks.light_main import light_main
+from headspan_kernels import switches
 
 pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
 
 
 @pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[int, dict[str, Any]]]:
+def answer(tables: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tuple[int, dict[str, Any]]]:
     """Ask only about `precompute`; each measured time is larger than the one before. Returns exit code and line."""
     pytest.importorskip("triton", reason="Triton's wheels exist for Linux only")
     clock = count(1)
@@ -35,6 +36,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tupl
     monkeypatch.setattr(gpu_precompute, "MODELS", (gpu_precompute.Model("reference", None, 5, 7, 3, 4),))
     monkeypatch.setattr(gpu_precompute, "photo_likes", lambda _: [pictures.photo_like(random, 50, 37)] * 3)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(switches, "SWITCHED_ON", tmp_path / "switched_on.json")
     for name, value in (
         ("DEVICE", "cpu"),
         ("milliseconds", once),
@@ -55,8 +57,15 @@ def answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], tupl
     return run
 
 
-def test_precompute_is_measured_at_toy_size(answer: Callable[[], tuple[int, dict[str, Any]]]) -> None:
+def test_precompute_is_measured_at_toy_size(
+    answer: Callable[[], tuple[int, dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
     exit_code, line = answer()
+    # Each measured time is larger than the one before, and the plain pass is measured first.
+    said = capsys.readouterr().out
+    for kind in ("float16", "bfloat16"):
+        assert f"\nTOWER_GRAPH sm_90 {kind} " in said
+    assert said.count(": off, ") == 2
     rows = line["models"]["reference"]
     assert line["question"] == gpu.PRECOMPUTE
     assert line["left_out"] == []

@@ -154,20 +154,23 @@ def test_only_a_switch_makes_a_tower_use_the_kernel(
     apart = reference.linear_act(*half, "gelu")
     assert torch.equal(fused.linear_act(*half, "gelu"), apart)
     assert not descriptors
-    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "gelu", False), TOY)
+    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "bfloat16", "gelu", False, 16, 24), TOY)
     found = fused.linear_act(half[0].view(5, 1, 16), *half[1:], "gelu")
     assert found.shape == (5, 1, 24)
     assert len(descriptors) == 3
     assert relative_error(found[:, 0].float(), exact(*half, "gelu", False)) < ROUNDING[BF16]
-    # Other activations, gated maps and float32 do not use it.
+    # Other activations, shapes and types do not use it, nor do gated maps.
     assert torch.equal(fused.linear_act(*half, "silu"), reference.linear_act(*half, "silu"))
     assert torch.equal(fused.linear_act(*half, "gelu", True), reference.linear_act(*half, "gelu", True))
-    whole = [each.float() for each in half]
-    assert torch.equal(fused.linear_act(*whole, "gelu"), reference.linear_act(*whole, "gelu"))
+    narrow = half[0], half[1][:8], half[2][:8]
+    assert torch.equal(fused.linear_act(*narrow, "gelu"), reference.linear_act(*narrow, "gelu"))
+    for dtype in (torch.float32, FP16):
+        other = [each.to(dtype) for each in half]
+        assert torch.equal(fused.linear_act(*other, "gelu"), reference.linear_act(*other, "gelu"))
     assert len(descriptors) == 3
     assert fused.linear_act(half[0][:0], *half[1:], "gelu").shape == (0, 24)
     # cuBLASLt's activation is another way to compute one of them.
-    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "gelu_tanh", False), "cublaslt")
+    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "bfloat16", "gelu_tanh", False, 16, 24), "cublaslt")
     found = fused.linear_act(half[0].view(5, 1, 16), *half[1:], "gelu_tanh")[:, 0]
     assert relative_error(found.float(), exact(*half, "gelu_tanh", False)) < 3 * ROUNDING[BF16]
 
@@ -176,7 +179,8 @@ def test_only_a_switch_makes_a_tower_use_the_kernel(
 @pytest.mark.skipif(not INTERPRETED, reason="the towers' many shapes take too long to compile")
 def test_a_tower_on_the_kernel_equals_the_reference(used: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tower = to_tower(toy_visual("tok", True, False, False, "gelu"), "toy").to(torch.device("cpu"), FP16)
-    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "gelu", False), TOY)
+    inner, out = tower.blocks[0].mlp.fc1.weight.shape[::-1]
+    monkeypatch.setitem(switches.LINEAR_ACT, ((9, 0), "float16", "gelu", False, inner, out), TOY)
     pixels = torch.from_numpy(toy_pixels(1)).half()
     found = tower.forward(pixels, range(LAYERS))
     assert "linear_act" in used

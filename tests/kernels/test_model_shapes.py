@@ -89,8 +89,10 @@ def check_moments(head_dim: int, batch: int) -> None:
             assert torch.equal(got, same), cut
 
 
-def check_preprocessing(side: int, addressed: list[torch.Tensor]) -> None:
-    photos, mean, std = ((60, 91), (75, 50), (375, 500)), (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+def check_preprocessing(
+    side: int, addressed: list[torch.Tensor], photos: tuple[tuple[int, int], ...] = ((60, 91), (75, 50), (375, 500))
+) -> None:
+    mean, std = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
     images = [torch.randint(0, 256, (3, *photo), dtype=torch.uint8, device=DEVICE) for photo in photos]
     addressed += images
     placed = [gpu_cases.cropped(photo, side) for photo in photos]
@@ -162,7 +164,7 @@ def test_preprocessing_to_the_sizes_of_every_model(height: int, width: int, addr
 @WORLD
 @pytest.mark.skipif(tritons.ON_GPU, reason="without a GPU only")
 def test_the_check_of_preprocessing_passes_at_a_toy_size_without_a_gpu(addressed: list[torch.Tensor]) -> None:
-    check_preprocessing(12, addressed)
+    check_preprocessing(12, addressed, ((30, 46), (25, 17)))
 
 
 @WORLD

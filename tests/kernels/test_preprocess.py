@@ -47,16 +47,24 @@ def on_device(images: list[torch.Tensor], addressed: list[torch.Tensor]) -> list
     return moved
 
 
-@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("way", ["squash", "crop", "pad", "corner", "small"])
+@pytest.mark.parametrize(
+    ("way", "mode"),
+    [
+        *((way, "bicubic") for way in ("squash", "crop", "pad", "corner", "small")),
+        ("crop", "bilinear"),
+        *(pytest.param(way, "bilinear", marks=pytest.mark.full_size) for way in ("squash", "pad", "corner", "small")),
+    ],
+)
 def test_images_of_many_sizes_in_one_batch_equal_pillows_within_one_grey_level(
     random: torch.Generator, addressed: list[torch.Tensor], way: str, mode: str
 ) -> None:
-    images = [noise(random, number, *size) for number, size in enumerate(SOURCES)]
-    placed = [ways_to_place(*size)[way]._replace(rows_first=bool(n % 4 < 2)) for n, size in enumerate(SOURCES)]
+    # The emulator takes half a second an image, so every other size is placed in three ways, and the rest in two.
+    chosen = [*enumerate(SOURCES)] if ON_GPU else [*enumerate(SOURCES)][way in ("crop", "small") :: 2]
+    images = [noise(random, number, *size) for number, size in chosen]
+    placed = [ways_to_place(*size)[way]._replace(rows_first=bool(number % 4 < 2)) for number, size in chosen]
     given = on_device(images, addressed)
     normalised = fused.preprocess(given, placed, SIZE, MEAN, STD, torch.float32, mode, 99)
-    assert normalised.shape == (len(SOURCES), 3, *SIZE)
+    assert normalised.shape == (len(chosen), 3, *SIZE)
     found = levels_of(normalised)
     wanted = np.stack([by_pillow(image, where, mode, 99) for image, where in zip(images, placed, strict=True)])
     assert np.abs(found - wanted).max() < 1.001

@@ -47,6 +47,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, architecture: int, addressed: Sequenc
         monkeypatch,
         architecture,
         lambda name, binary, arguments, grid: emulate(binary, arguments, grid, choices, addressed),
+        binaries=False,
     )
 
 

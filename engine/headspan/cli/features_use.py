@@ -92,7 +92,9 @@ def attribute_flags(flags: Flags) -> None:
     """`--task`, or `--attribute` with its prompts: the classes that images are told apart by."""
     flags.add_argument("--task", metavar="TASK", help="a task of metric accuracy or worst_group, as in prune")
     flags.add_argument(
-        "--attribute", metavar="KEY", help="instead of a task: the values under this key of the metadata"
+        "--attribute",
+        metavar="KEY",
+        help="instead of a task: the values under this key of the metadata, or this path of keys, as in objects.colour",
     )
     flags.add_argument(
         "--template",

@@ -6,6 +6,7 @@ numbers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from json import dumps, loads
@@ -16,7 +17,7 @@ import open_clip
 import timm
 import torch
 from open_clip.factory import get_model_config
-from open_clip.model import _build_vision_tower
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
@@ -95,6 +96,15 @@ def patch_pixels(config: dict[str, Any]) -> int:
     vision = _one_block(config["vision_cfg"])
     tower = _tower_of(_without_numbers(config["embed_dim"], vision, False))
     return max(prod(step.stride[axis] for step in tower.patch_embed) for axis in (0, 1))
+
+
+def tower_without_numbers(config: dict[str, Any]) -> Tower:
+    """The tower of a config that is supported: its layers and heads are those of the model, its numbers are none."""
+    vision = config["vision_cfg"]
+    tower = _tower_of(_without_numbers(config["embed_dim"], _one_block(vision), False))
+    if vision.get("timm_model_name"):
+        return tower
+    return replace(tower, blocks=tower.blocks * vision.get("layers", CLIPVisionCfg.layers))
 
 
 def to_tower(visual: nn.Module, name: str) -> Tower:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +105,7 @@ def load_model(
     download: bool = True,
     on_progress: Listener = ignore,
     resumed: Mapping[str, Any] | None = None,
+    judge: Callable[[dict[str, Any]], object] | None = None,
 ) -> LoadedModel:
     """Load an open_clip model, float32, on the CPU, in evaluation mode.
 
@@ -119,12 +120,13 @@ def load_model(
         on_progress: Receives notes on fetches of more than two seconds, and on assumptions about preprocessing and
             activation.
         resumed: The attributes of a store that a run resumes. Its preprocessing and activation are used.
+        judge: Receives the config before weights are looked for, and may raise an error.
 
     Raises SettingsError if the images would be smaller than a patch. Raises ModelError if the model is unknown or
     cannot be decomposed, if its config asks for remote code, or if its weights are missing, hold pickled objects, or
     belong to another model.
     """
-    return _load(name, pretrained, image_size, weights, download, on_progress, resumed, None)
+    return _load(name, pretrained, image_size, weights, download, on_progress, resumed, None, judge)
 
 
 def load_stored_model(
@@ -173,12 +175,15 @@ def _load(
     on_progress: Listener,
     resumed: Mapping[str, Any] | None,
     stored: Mapping[str, Any] | None,
+    judge: Callable[[dict[str, Any]], object] | None = None,
 ) -> LoadedModel:
     weights = weights and weights.removeprefix("local-dir:")
     with hub.offline(not download):
         with hub.announced(on_progress, f"fetching the config of {name}"):
             named = find_config(name, weights, download, stored, resumed)
         _refuse_unsupported(name, named.config, image_size)
+        if judge is not None:
+            judge(named.config)
         found = find_weights(name, named, pretrained, weights, download, on_progress, stored, resumed)
         with hub.announced(on_progress, f"looking for the preprocessing and activation of the weights of {name}"):
             settings = find_settings(name, named, found, pretrained, image_size, download, resumed)

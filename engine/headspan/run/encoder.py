@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from headspan.decode.batches import Batch
 from headspan.errors import SettingsError
 from headspan.head_names import parse_heads
 from headspan.model.allocator import keep_freed_memory
-from headspan.model.convert import to_tower
+from headspan.model.convert import to_tower, tower_without_numbers
 from headspan.model.load import LoadedModel, load_model
-from headspan.model.pruned import pruned
+from headspan.model.pruned import by_layer, pruned
 from headspan.model.replayed import Replayed
 from headspan.model.tower import PooledRow, Tower
 from headspan.run.devices import named_devices, precision_on
@@ -100,8 +101,20 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
         layers=layers,
         through_pool=through_pool,
         emit=settings.emit,
-        forward=Replayed(forward) if precision != "fp32" and tower_graph(device) else forward,
+        forward=Replayed(forward) if tower_graph(device, *graph_key(tower)) else forward,
     )
+
+
+def graph_key(tower: Tower) -> tuple[torch.dtype, int, int, int]:
+    """What decides whether a tower's pass runs as a CUDA graph: type, width, layers and tokens."""
+    return tower.dtype, tower.blocks[0].out_proj.weight.shape[0], len(tower.blocks), len(tower.pos_embed)
+
+
+def refuse_impossible(settings: PrecomputeSettings, config: dict[str, Any]) -> None:
+    """Raise SettingsError for layers or heads that a model with this config does not have."""
+    tower = tower_without_numbers(config)
+    by_layer(tower, parse_heads(settings.without, "--without"))
+    _layers(settings, tower)
 
 
 def _layers(settings: PrecomputeSettings, tower: Tower) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -29,7 +29,7 @@ from headspan.store.schema import RECORDS
 from headspan.store.write.create import NewStore
 from headspan.store.write.plan_claim import settle_plan
 
-# How long the model waits for the first member of the first shard.
+# How long the model waits for the first member of the first shard, or for the images that `--image-member` names.
 _FIRST_SECONDS = 1.0
 
 
@@ -133,7 +133,9 @@ class PlanInProgress:
 
     def _on_member(self) -> None:
         self._end_if_stopped()
-        self._begun.set()
+        # Whether a member is an image that the user names is known later.
+        if self._names.image is None:
+            self._begun.set()
 
 
 class _StoppedError(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from headspan.ray_settings import Ray
 from headspan.run.bad_limit import refuse_bad
 from headspan.run.defaults import as_stored, resolved, said
 from headspan.run.devices import named_devices
-from headspan.run.encoder import prepare
+from headspan.run.encoder import prepare, refuse_impossible
 from headspan.run.executors.devices import DeviceProcesses
 from headspan.run.executors.local import run_units
 from headspan.run.executors.ray import RayWorkers
@@ -107,6 +108,7 @@ def _precompute(
                 weights=settings.weights,
                 on_progress=on_progress,
                 resumed=existing,
+                judge=partial(refuse_impossible, settings),
             ),
         )
         run_settings = resolved(settings, encoder)

@@ -56,12 +56,8 @@ def refuse_differences(
         raise refusal(store, kind, run, f"{kind} run {run!r} was made differently ({now})", replaced)
 
 
-def refuse_other_sources(
-    store: OpenStore, kind: str, run: str | None, sources: Mapping[str, str], overwrite: bool = False
-) -> None:
-    """Raise StoreError if there is a run of that name that was made from other runs, by their checksums."""
-    if run is None or overwrite or not sound(store, kind, run):
-        return
+def refuse_other_sources(store: OpenStore, kind: str, run: str, sources: Mapping[str, str]) -> None:
+    """Raise StoreError if a run, which is sound, was made from other runs than `sources`, by their checksums."""
     kept = sources_of(store.contents.storage, kind, run)
     for source, checksum in kept.items():
         if sources.get(source) != checksum:

@@ -1,7 +1,6 @@
 """Factors of images, from their metadata: what images show, as far as it is known.
 
-A factor is a key of the metadata, or a path of keys with dots. In a list, the path goes on in its first entry, unless a
-number names another one: `objects.colour` is the colour of the first object.
+A factor is a key of the metadata, or a path of keys with dots, such as `objects.colour` (see `truths.value_at`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 from headspan.errors import SettingsError
 from headspan.store.reader import Store
 from headspan.store.selection import chosen_images
-from headspan.tasks.truths import metadata_of_images
+from headspan.tasks.truths import metadata_of_images, value_at
 
 # How many names a message lists.
 _SHOWN = 12
@@ -26,7 +25,7 @@ class Factors:
         """Raises SettingsError if no image has a value of a factor."""
         metadata = metadata_of_images(store, chosen_images(store, None))
         self.values: dict[str, list[str | None]] = {
-            name: [_value(each, name.split(".")) for each in metadata] for name in names
+            name: [_text(value_at(each, name)) for each in metadata] for name in names
         }
         for name, values in self.values.items():
             if not any(value is not None for value in values):
@@ -52,14 +51,7 @@ class Factors:
         return None if value is None else self.counts[factor][value] / self.counts[factor].total()
 
 
-def _value(found: Any, path: Sequence[str]) -> str | None:
-    for name in path:
-        if isinstance(found, list):
-            if name.isdigit():
-                found = found[int(name)] if int(name) < len(found) else None
-                continue
-            found = found[0] if found else None
-        found = found.get(name) if isinstance(found, Mapping) else None
+def _text(found: Any) -> str | None:
     return str(found) if isinstance(found, str | int | float) and found != "" else None
 
 

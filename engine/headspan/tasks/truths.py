@@ -2,7 +2,7 @@
 
 An image's class is the number of its `.cls` member. Without one, it is the number or the name that the metadata holds
 under `class_name`, where headspan puts classes that Parquet files and lists give as text. A task whose classes lie
-elsewhere says so by its setting `class_key`, such as `class_key = "y"`.
+elsewhere says so by its setting `class_key`, such as `class_key = "y"`. A key may be a path: `objects.colour`.
 """
 
 from __future__ import annotations
@@ -91,8 +91,28 @@ def image_groups(store: Store, keys: Sequence[str], images: Images | None = None
 
 
 def metadata_values(store: Store, keys: Sequence[str], images: Images | None = None) -> list[tuple[Any, ...]]:
-    """The values that each image's metadata holds under `keys`; None for what it lacks."""
-    return [tuple(each.get(key) for key in keys) for each in metadata_of_images(store, chosen_images(store, images))]
+    """The values that each image's metadata holds under `keys`, as `value_at` finds them; None for what it lacks."""
+    metadata = metadata_of_images(store, chosen_images(store, images))
+    return [tuple(value_at(each, key) for key in keys) for each in metadata]
+
+
+def value_at(metadata: Mapping[str, Any], key: str) -> Any:
+    """What metadata hold under a key, or under a path of keys with dots; None if they hold nothing there.
+
+    In a list, the path goes on in its first entry, unless a number names another one: `objects.colour` is the colour of
+    the first object.
+    """
+    if key in metadata:
+        return metadata[key]
+    found: Any = metadata
+    for name in key.split("."):
+        if isinstance(found, list):
+            if name.isdecimal() and name.isascii():
+                found = found[int(name)] if int(name) < len(found) else None
+                continue
+            found = found[0] if found else None
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def metadata_of_images(store: Store, chosen: np.ndarray) -> list[Mapping[str, Any]]:
@@ -122,7 +142,7 @@ def _labels(store: Store, chosen: np.ndarray) -> Int64[np.ndarray, " images"]:
 
 def _from_metadata(store: Store, task: Task, chosen: np.ndarray, key: str) -> Int64[np.ndarray, " images"]:
     """The numbers of classes that the metadata gives as numbers or as names under `key`."""
-    values = [each.get(key) for each in metadata_of_images(store, chosen)]
+    values = [value_at(each, key) for each in metadata_of_images(store, chosen)]
     numbers = {plain(name): number for number, name in reversed(list(enumerate(task.classes)))}
     unknown = sorted({value for value in values if isinstance(value, str) and _number_of(value, numbers) is None})
     if unknown:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from headspan.describe.policy.load import load_language_model
 from headspan.describe.policy.silence import silent
 from headspan.describe.policy.tokens import TOKENS, check_context
+from headspan.describe.policy.trees import log_probabilities, sample, takes_trees
 from headspan.errors import ModelError, one_line
 
 
@@ -22,11 +25,17 @@ class Written:
     """One answer: its text, its log-probabilities in nats, and whether the model ended it by itself."""
 
     text: str
-    tokens: int
+    # The numbers of its tokens, with the end token.
+    answer: tuple[int, ...]
     log_probability: float
     # By the model without its adapter; the same number if it has none.
     reference_log_probability: float
     ended: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has, with the end token."""
+        return len(self.answer)
 
 
 class Policy:
@@ -40,6 +49,8 @@ class Policy:
         # Some models end answers with other tokens than their tokenizer says.
         more = getattr(model.generation_config, "eos_token_id", None)
         self._ends = sorted({tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
+        # Whether what answers have in common is computed once; known once something is written.
+        self._in_trees: bool | None = None
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -72,6 +83,30 @@ class Policy:
         return found
 
     def _batch(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:
+        if self._in_trees is None:
+            asked = self.tokenizer(prompts)["input_ids"]
+            self._in_trees = takes_trees(self.model, list(chain.from_iterable(asked)))
+        return (self._in_tree if self._in_trees else self._one_by_one)(prompts, greedy, tokens)
+
+    def _in_tree(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:
+        asked = self.tokenizer(prompts)["input_ids"]
+        drawn = sample(self.model, asked, tokens, self._ends, greedy)
+        own = [math.fsum(each) for each in drawn.log_p]
+        reference = own
+        if self.adapter is not None:
+            with self.untrained():
+                reference = log_probabilities(self.model, asked, drawn.answers)[0].double().sum(dim=1).tolist()
+        ended = [each[-1] in self._ends for each in drawn.answers]
+        texts = self.tokenizer.batch_decode(
+            [each[:-1] if stop else each for each, stop in zip(drawn.answers, ended, strict=True)],
+            skip_special_tokens=True,
+        )
+        return [
+            Written(" ".join(text.split()), tuple(answer), one, other, stop)
+            for text, answer, one, other, stop in zip(texts, drawn.answers, own, reference, ended, strict=True)
+        ]
+
+    def _one_by_one(self, prompts: list[str], greedy: bool, tokens: int) -> list[Written]:
         asked = self.tokenizer(prompts, return_tensors="pt", padding=True).to(self.model.device)
         asked.pop("token_type_ids", None)
         sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
@@ -92,8 +127,8 @@ class Policy:
             skip_special_tokens=True,
         )
         return [
-            Written(" ".join(text.split()), int(keep.sum()), float(one), float(other), bool(stop.any()))
-            for text, keep, one, other, stop in zip(texts, counted, own, reference, ends, strict=True)
+            Written(" ".join(text.split()), tuple(row[keep].tolist()), float(one), float(other), bool(stop.any()))
+            for text, row, keep, one, other, stop in zip(texts, answers, counted, own, reference, ends, strict=True)
         ]
 
     def _log_probabilities(self, whole: Tensor, mask: Tensor, answers: Tensor, counted: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class TrainingSettings:
     # Descriptions in a step, and how many of them answer the same prompt.
     batch: int = BATCH
     generations: int = 4
+    # How many of those of a prompt are the untrained model's, the better ones more often; and how many answers to a
+    # prompt are sampled from it, to draw from. RLOO only.
+    untrained: int = 0
+    untrained_samples: int = 512
     # Descriptions in one forward and backward pass; None for the whole batch. Smaller ones need less memory.
     mini_batch: int | None = None
     # The largest number of tokens of a description.
@@ -55,7 +59,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"training method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        for name in ("steps", "batch", "tokens", "rank", "alpha"):
+        for name in ("steps", "batch", "untrained_samples", "tokens", "rank", "alpha"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if not (math.isfinite(self.beta) and self.beta >= 0):
@@ -76,6 +80,15 @@ class TrainingSettings:
             raise SettingsError(
                 f"generations is {self.generations}, but a description is compared with others of its prompt, so it "
                 "must be at least 2"
+            )
+        if not 0 <= self.untrained <= self.generations - 2:
+            raise SettingsError(
+                f"untrained is {self.untrained} and generations {self.generations}, but at least 2 descriptions of a "
+                "prompt must be the model's own; choose a smaller number"
+            )
+        if self.untrained and self.method != RLOO:
+            raise SettingsError(
+                f"untrained is {self.untrained}, but only {RLOO} trains on the untrained model's answers; leave it out"
             )
         for name, part in (("generations", self.generations), ("mini_batch", self.per_pass)):
             if part < 1 or self.batch % part:

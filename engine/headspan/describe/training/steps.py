@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.training.measures import measured
+from headspan.describe.training.settings import TrainingSettings
 from headspan.events import Listener, Progress
 from headspan.io.files import delete_folder, sync_tree
 from headspan.io.json_files import read_json, write_json
@@ -29,10 +30,15 @@ class Steps(TrainerCallback):
     """The reward function of a trainer, and its callback."""
 
     def __init__(
-        self, folder: Path, reward: Reward, steps: int, on_progress: Listener, checkpoint_seconds: float
+        self,
+        folder: Path,
+        reward: Reward,
+        settings: TrainingSettings,
+        on_progress: Listener,
+        checkpoint_seconds: float,
     ) -> None:
         self.log: Log = {}
-        self._folder, self._reward, self._steps = folder, reward, steps
+        self._folder, self._reward, self._settings = folder, reward, settings
         self._on_progress, self._checkpoint_seconds = on_progress, checkpoint_seconds
         self._measured: dict[str, float] = {}
         self._began = self._kept = time.monotonic()
@@ -52,7 +58,10 @@ class Steps(TrainerCallback):
         # A training that continues after a kill has no vectors from before.
         self._reward.texts.forget()
         found: list[float] = self._reward.of(texts, class_number).tolist()
-        self._measured = measured(texts, found, self._reward)
+        # The untrained model's, the last ones of each prompt, are not the model's own.
+        each = self._settings.generations
+        own = [place for place in range(len(texts)) if place % each < each - self._settings.untrained]
+        self._measured = measured([texts[place] for place in own], [found[place] for place in own], self._reward)
         return found
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **others: Any) -> None:
@@ -78,12 +87,12 @@ class Steps(TrainerCallback):
         for name, value in row.items():
             self.log.setdefault(name, []).append(value)
         note = f"reward {row['reward']:.2f}, KL {row['kl']:.2f}"
-        self._on_progress(Progress("training", state.global_step, self._steps, note))
+        self._on_progress(Progress("training", state.global_step, self._settings.steps, note))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Ask for a checkpoint if the last one is old."""
         late = time.monotonic() - self._kept >= self._checkpoint_seconds
-        control.should_save = late and state.global_step < self._steps
+        control.should_save = late and state.global_step < self._settings.steps
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Name the new checkpoint, once it is on disk."""

@@ -36,6 +36,7 @@ from headspan.describe.training.trained import (
     adapter_sha256,
     open_trained,
 )
+from headspan.describe.training.untrained import untrained_answers
 from headspan.errors import HeadspanError, SettingsError, StoreError
 from headspan.events import NOTE, Listener, Progress, ignore
 from headspan.features.training.folder import only_trainer, prepare_folder, refuse_other_folder
@@ -194,13 +195,18 @@ def _run(
 
     if not (folder / _UNTRAINED).is_file():
         write_json(folder / _UNTRAINED, figures(Policy(model, tokenizer, name), "untrained") if samples else {})
-    steps = Steps(folder, reward, settings.steps, on_progress, checkpoint_seconds)
+    drawn_from = (
+        untrained_answers(Policy(model, tokenizer, name), rows, reward, settings) if settings.untrained else None
+    )
+    steps = Steps(folder, reward, settings, on_progress, checkpoint_seconds)
     checkpoint = steps.restored()
     if checkpoint is not None:
         done = len(steps.log["step"])
         on_progress(Progress(NOTE, 1, 1, f"continued after step {done:,} of {settings.steps:,}"))
     with silent():
-        trainer = make_trainer(model, tokenizer, rows, steps.rewards, settings, folder / CHECKPOINTS, [steps])
+        trainer = make_trainer(
+            model, tokenizer, rows, steps.rewards, settings, folder / CHECKPOINTS, [steps], drawn_from
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
     _write_adapter(folder, trainer.model, name)
     write_json(folder / LOG, steps.log)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
 from headspan.describe.training.prompts import ordered
 from headspan.describe.training.settings import RLOO, TrainingSettings
+from headspan.describe.training.untrained import UntrainedAnswers
 
 # Without a penalty TRL does not run the untrained model, and the divergence would stay unknown. In float32, a reward
 # less this times a divergence is the reward.
@@ -53,35 +56,81 @@ class _Quick:
 class _Rloo(_Quick, RLOOTrainer):
     """RLOO, silent and quick."""
 
-    # Whether a step has one pass over its descriptions, without dropout; its inputs and outcome until they are used.
-    _reuses = False
-    _pass: tuple[Tensor, Any] | None = None
+    # Whether what answers have in common is computed once, and whether log-probabilities at sampling are those of the
+    # loss, as they are without dropout.
+    _in_trees = _reuses = False
+    # The newest answers with their log-probabilities, if they are known, and those by the untrained model.
+    _sampled: Sampled | None = None
+    _reference: Tensor
+    # Where some answers to each prompt are drawn from, and how many of them.
+    _untrained: UntrainedAnswers | None = None
+    _untrained_each = 0
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._untrained is None:
+            return self._own_answers(prompt_ids, *args, **kwargs)
+        each, step = self.num_generations, self.state.global_step
+        own = each - self._untrained_each
+        asked = [prompt for place, prompt in enumerate(prompt_ids) if place % each < own]
+        drawn, found = self._own_answers(asked, *args, **kwargs), []
+        for place in range(len(prompt_ids) // each):
+            found += drawn[place * own : (place + 1) * own]
+            found += self._untrained.draw(prompt_ids[place * each], self._untrained_each, step, place)
+        self._sampled = None
+        return found
+
+    def _own_answers(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
+        if not self._in_trees:
+            found: list[list[int]] = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            return found
+        self.model.eval()
+        with merged(self.model), torch.no_grad():
+            self._sampled = sample(self.model, prompt_ids, self.args.max_completion_length, self.eos_token_ids)
+        self.model.train()
+        return self._sampled.answers
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        found = super()._generate_and_score_completions(inputs)
+        if self._untrained is not None:
+            # What is logged is of the model's own answers.
+            mask, ids = found["completion_mask"], found["completion_ids"]
+            own = torch.arange(len(mask)) % self.num_generations < self.num_generations - self._untrained_each
+            lengths = mask.sum(dim=1)[own].float()
+            kl = (found["old_logps"] - (self._reference * mask).sum(dim=1))[own]
+            last = ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).squeeze(1)[own]
+            ended = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device)).float()
+            metrics = self._metrics["train"]
+            metrics["completions/mean_length"][-1] = lengths.mean().item()
+            metrics["completions/clipped_ratio"][-1] = 1 - ended.mean().item()
+            metrics["kl"][-1] = (kl.mean() / lengths.mean()).item()
+        return found
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, *args: Any, **kwargs: Any
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
-        """Log-probabilities of tokens; those of the trained model are computed once in a step.
+        """Log-probabilities of tokens, and entropies; those of the trained model at sampling are known already."""
+        if self._in_trees:
+            found = self._in_tree(model, input_ids, attention_mask.bool(), logits_to_keep)
+        else:
+            found = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        if not _adapted(model):
+            self._reference = found[0]
+        return found
 
-        TRL computes them after sampling, and again for the loss. The weights do not change between, so both are equal
-        unless dropout draws anew. The first pass therefore keeps what its gradient needs.
-        """
-        run = super()._get_per_token_logps_and_entropies
-        if not self._reuses or not _adapted(model):
-            return run(model, input_ids, attention_mask, *args, **kwargs)
-        rows = torch.cat([input_ids, attention_mask], dim=1)
-        if not torch.is_grad_enabled():
-            with torch.enable_grad():
-                found = run(model, input_ids, attention_mask, *args, **{**kwargs, "compute_entropy": True})
-            self._pass = rows, found
-            return found[0].detach(), None, None
-        if self._pass is not None:
-            (before, (logps, entropies, _)), self._pass = self._pass, None
-            # The trainer shuffles descriptions between the passes.
-            same = (rows[:, None] == before).all(dim=2) if rows.shape == before.shape else rows.new_zeros(1, 1)
-            if same.any(dim=1).all():
-                order = same.int().argmax(dim=1)
-                return logps[order], entropies[order], None
-        return run(model, input_ids, attention_mask, *args, **kwargs)
+    def _in_tree(self, model: Any, input_ids: Tensor, kept: Tensor, logits_to_keep: int) -> Any:
+        begin = input_ids.shape[1] - logits_to_keep
+        answers = [row[keep].tolist() for row, keep in zip(input_ids[:, begin:], kept[:, begin:], strict=True)]
+        drawn = self._sampled
+        if self._reuses and drawn is not None and not torch.is_grad_enabled() and _adapted(model):
+            assert answers == drawn.answers
+            found = torch.zeros(len(answers), logits_to_keep)
+            for row, each in enumerate(drawn.log_p):
+                found[row, : len(each)] = torch.tensor(each)
+            return found.to(input_ids.device), None, None
+        prompts = [row[keep].tolist() for row, keep in zip(input_ids[:, :begin], kept[:, :begin], strict=True)]
+        return *log_probabilities(model, prompts, answers, logits_to_keep), None
 
 
 class _Grpo(_Quick, GRPOTrainer):
@@ -128,6 +177,7 @@ def make_trainer(
     settings: TrainingSettings,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    untrained: UntrainedAnswers | None = None,
 ) -> Any:
     """TRL's trainer of a method, for a model on the device that it trains on; checkpoints go to `folder`.
 
@@ -187,8 +237,11 @@ def make_trainer(
         peft_config=adapter,
         callbacks=list(callbacks),
     )
-    # Dropout draws anew in each pass, and with several passes the weights' gradients are summed over parts of a step.
-    trainer._reuses = settings.dropout == 0 and settings.per_pass == settings.batch
+    if settings.method == RLOO:
+        trainer._untrained, trainer._untrained_each = untrained, settings.untrained
+        trainer._reuses = settings.dropout == 0
+        asked = tokenizer([row["prompt"] for row in rows])["input_ids"]
+        trainer._in_trees = takes_trees(trainer.model, list(chain.from_iterable(asked)))
     trainer.remove_callback(PrinterCallback)
     # By this name PEFT would ask the hub, at each checkpoint, whether the vocabulary has changed.
     trainer.model.peft_config["default"].base_model_name_or_path = ""
