@@ -61,7 +61,7 @@ PLANTING = replace(RECIPE, evaluation_scenes=0)
 # Without dropout, log-probabilities at sampling are those of the loss; and the large gradients of the first steps, in
 # which some descriptions miss their class, do not slow down the others.
 TRAINING = TrainingSettings(
-    steps=120, batch=64, generations=8, tokens=20, lr=3e-3, dropout=0.0, adam_beta2=0.95, clip=0.2
+    steps=260, batch=288, generations=16, tokens=20, lr=4e-3, decay=0.6, dropout=0.0, adam_beta2=0.95, clip=0.2
 )
 # The subjects of these questions are habitats, moods and authors, moods and days, and styles, authors and days: between
 # them, they ask for each kind of non-visual phrases.
