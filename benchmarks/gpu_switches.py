@@ -25,7 +25,7 @@ _PYTORCH, _PLAIN_PASS = "PyTorch", "the plain pass"
 
 
 class Verdict(NamedTuple):
-    """Whether a call's entry is on, why, and the entry; `entry` is None where there is none."""
+    """The decision about a call: on, off or open, the reason, and, if it is on, the entry of `switched_on.json`."""
 
     table: str
     key: tuple[Any, ...]

@@ -324,6 +324,12 @@ def test_the_nearest_images_of_listed_texts_are_those_of_a_search_to_the_bit(
     np.testing.assert_array_equal(search_one_of(store, others, 0, 3, listed=True).images, wanted.images)
 
 
+def test_a_listed_text_that_is_not_finite_is_refused(store: hs.Store) -> None:
+    texts = np.full((2, store.joint), np.nan, np.float32)
+    with pytest.raises(hs.HeadspanError, match="the query has numbers that are not finite; give another text"):
+        nearest_to_one_of(store, texts, 1)
+
+
 def test_lists_of_a_store_with_few_images_leave_out_failed_ones(
     toy_copy: Path, counted: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,7 +189,7 @@ def _pass(model: Any, trees: Sequence[_Tree]) -> tuple[Tensor, Tensor]:
         ids[row, longest : longest + len(inner)] = torch.tensor([tree.tokens[each] for each in inner], dtype=torch.long)
         for slot, number in enumerate(inner, start=longest):
             parent = longest - 1 + tree.slots[tree.parents[number]]
-            seen[row, slot, : longest + slot - longest] = seen[row, parent, : longest + slot - longest]
+            seen[row, slot, :slot] = seen[row, parent, :slot]
             seen[row, slot, slot] = True
             positions[row, slot] = positions[row, parent] + 1
         # The root's own row of the result means nothing.

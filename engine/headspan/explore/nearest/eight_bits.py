@@ -108,24 +108,25 @@ class EightBits:
             left_out[here] = self._far_left_out[of_far]
             return estimates, estimates + (length * (1 + SLACK) * left_out + rounding + of_single)
 
-        some = self._some @ single
+        sampled = self._some @ single
         largest = float(np.linalg.norm(coarse)) * self._longest
 
         def rough(some: Int[np.ndarray, " some"]) -> Float32[np.ndarray, " some"]:
             return np.full(len(some), largest, np.float32)
 
         return Products(
-            *(
-                upper,
-                rough,
-                largest,
-                0,
-                unit,
-                centre + lost + error + rounding,
-                error + lost,
-                float(some.var()) if len(some) else 0.0,
-            ),
-            *(bounds, self._rows, self._hidden, self._far),
+            upper=upper,
+            rough=rough,
+            most=largest,
+            bound_weight=0,
+            unit=unit,
+            offset=centre + lost + error + rounding,
+            error=error + lost,
+            variance=float(sampled.var()) if len(sampled) else 0.0,
+            bounds=bounds,
+            rows=self._rows,
+            hidden=self._hidden,
+            far=self._far,
         )
 
     @cached_property

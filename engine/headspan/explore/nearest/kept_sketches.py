@@ -36,7 +36,7 @@ _KEPT_BYTES = memory_bytes() // 4
 _UNUSED_QUERIES = 256
 # Stores whose queries are remembered, of each the last ones.
 _REMEMBERED = 256
-# Of more products of numbers, lists would take more than some minutes of a core.
+# With more multiplications than this, lists would take one core more than some minutes.
 _MOST_PRODUCTS = 4e12
 _Kind = Sketch | EightBits | NearestLists
 

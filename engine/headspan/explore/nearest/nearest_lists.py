@@ -19,7 +19,7 @@ _TERM = 2.0**-23
 
 
 class NearestLists:
-    """The rows of a store with the largest scores of each of several texts."""
+    """For each of several texts, the rows of a store with the largest scores."""
 
     def __init__(self, scored: ScoredEmbedding, rows: int, vectors: Float32[np.ndarray, "text joint"]) -> None:
         """Read all numbers of `scored` once, in this thread; `vectors` are the texts'."""
@@ -32,7 +32,7 @@ class NearestLists:
             for first in range(0, rows, _AT_ONCE):
                 end = min(first + _AT_ONCE, rows)
                 scores = vectors @ scored.block(first, end).T
-                # Of rows that are not shown, scores are not numbers, and none is larger than another one.
+                # The scores of rows that are not shown are NaN, which is larger than no number.
                 text, place = np.nonzero(scores > self._cut[:, None])
                 waiting.append((text, first + place, scores[text, place]))
                 if end == rows or sum(len(each) for each, _, _ in waiting) > _KEPT * len(vectors):
@@ -57,15 +57,14 @@ class NearestLists:
         if place >= len(self._vectors) or not np.array_equal(self._vectors[place], vector):
             return None
         scores = self._scores[place]
-        shown = np.isfinite(scores)
+        listed = np.isfinite(scores)
+        if count > listed.sum():
+            return None if listed.all() else self._rows[place, listed]
         # Embeddings have length 1.
         rounding = 2 * _TERM * len(vector) * float(np.linalg.norm(vector.astype(np.float64)))
-        if count > shown.sum():
-            return self._rows[place, shown] if len(scores) < _KEPT or not shown.all() else None
         least = float(scores[count - 1]) - rounding
-        if shown.all() and len(scores) == _KEPT and least <= float(self._cut[place]):
-            return None
-        return self._rows[place, scores >= least]
+        # Where all rows that are shown are listed, the cut is -inf.
+        return None if least <= float(self._cut[place]) else self._rows[place, scores >= least]
 
     def _merge(
         self,

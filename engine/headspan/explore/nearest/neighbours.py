@@ -104,7 +104,9 @@ def nearest_to_one_of(
     """What `nearest_to_vector` finds by embedding for row `place` of vectors that are asked about again and again.
 
     The second call begins to list the images of all of them in the background; then an answer takes a millisecond.
+    Raises SettingsError if the row is not finite.
     """
+    _refuse_not_finite(store, vectors[place], "text")
     return Neighbours(*search_one_of(store, vectors, place, count), store)
 
 
@@ -116,8 +118,7 @@ def both_ends(
     Raises as `nearest_to_vector` does.
     """
     refuse_other_vectors(store, np.asarray(vector)[None])
-    if not np.isfinite(vector).all():
-        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another text")
+    _refuse_not_finite(store, vector, "text")
     top, bottom = search_both_ends(store, distinct(store, heads), np.asarray(vector, np.float32), count)
     return Neighbours(*top, store), Neighbours(*bottom, store)
 
@@ -215,7 +216,12 @@ def nearest(
     The image `without` is left out. `sketched` and `ablated` are as in `search`. Raises
     SettingsError if the vector is not finite.
     """
-    if not np.isfinite(vector).all():
-        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another image or text")
+    _refuse_not_finite(store, vector, "image or text")
     chosen = None if heads is None else distinct(store, heads)
     return Neighbours(*search(store, chosen, vector, count, without, sketched, ablated), store)
+
+
+def _refuse_not_finite(store: Store, vector: Float[np.ndarray, " joint"], other: str) -> None:
+    """Raise SettingsError if a query is not finite; `other` is what to give instead."""
+    if not np.isfinite(vector).all():
+        raise SettingsError(f"{store.path}: the query has numbers that are not finite; give another {other}")

@@ -53,13 +53,13 @@ SLACK, _SUMS, _NUMBERS, EXACT = 1e-5, 4e-6, 2.0**-21, 1e-12
 class Products:
     """Upper bounds of the scores of all rows with one query."""
 
-    # Computes them in units, without `offset`, of all rows or of some; those of rows that are not shown, or far, or
-    # after the first `rows` ones, are none.
+    # Computes them in units, without `offset`, for the given rows, or for all rows if these are None. The values of
+    # rows that are not shown, that are far, or that follow the first `rows` ones are no bounds.
     upper: Callable[[Int[np.ndarray, " some"] | None], Int32[np.ndarray, " row"]]
-    # Bounds of these, of some rows, which take less time: from the rows' lengths. None is larger than `most`.
+    # Computes looser bounds of some rows in units, in less time, from the rows' lengths. `most` is the largest one.
     rough: Callable[[Int[np.ndarray, " some"]], Float32[np.ndarray, " some"]]
     most: float
-    # By what the rows' own bounds are multiplied in them.
+    # The factor of each row's own bound in `upper`.
     bound_weight: int
     unit: float
     offset: float
@@ -197,25 +197,25 @@ class Sketch:
 
         variance = float((along**2) @ self._axes.variance)
         return Products(
-            *(
-                upper,
-                rough,
-                of_length + STEPS * of_bound,
-                of_bound,
-                unit,
-                centre + lost + rounding,
-                self._typical * length,
-                variance,
-                bounds,
-            ),
-            *(self._rows, self._hidden, self._far),
+            upper=upper,
+            rough=rough,
+            most=of_length + STEPS * of_bound,
+            bound_weight=of_bound,
+            unit=unit,
+            offset=centre + lost + rounding,
+            error=self._typical * length,
+            variance=variance,
+            bounds=bounds,
+            rows=self._rows,
+            hidden=self._hidden,
+            far=self._far,
         )
 
     def _left_out_of(self, rows: Int[np.ndarray, " some"]) -> Float64[np.ndarray, " some"]:
         """The lengths of what all kept axes leave out of some rows, or more."""
         if len(self._left_out):
             return self._left_out[rows].astype(np.float64)
-        found = self._first[rows, -1] * self._bound_step
+        found = np.take(self._bounds, rows) * self._bound_step
         # Finite, since it may be multiplied with 0.
         found[np.isin(rows, self._far)] = np.finfo(np.float32).max
         return found
