@@ -22,7 +22,7 @@ import headspan as hs
 from headspan.errors import SettingsError, StoreError
 from headspan.events import Progress
 from headspan.explore.nearest.similarities import similarities
-from headspan.store import copied_runs, mapped, products, schema
+from headspan.store import mapped, products, schema, shard_rows
 from headspan.store.contents import Contents
 from headspan.store.head_space import coordinate_products
 from headspan.store.mapped import MappedRows, UnmappableError
@@ -107,21 +107,24 @@ def test_pieces_of_neighbouring_and_of_scattered_rows_are_copied(places: list[in
         np.testing.assert_array_equal(found, wanted[rows])
 
 
-@pytest.mark.parametrize("most_of_shard", [0, 1 << 20])
+# One row at a time, three, and all.
+@pytest.mark.parametrize("taken_bytes", [1, 100, 1 << 20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rows_are_taken_in_any_order_as_runs_of_bytes_and_shard_by_shard(
-    dtype: type, most_of_shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_are_taken_in_any_order_however_many_are_copied_at_once(
+    dtype: type, taken_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copied_runs, "_MOST_OF_SHARD", most_of_shard)
+    monkeypatch.setattr(shard_rows, "_TAKEN_BYTES", taken_bytes)
     spec = spec_of((40, 3, 5), (16, 3, 5), (4, 1, 5), "float16")
     values = random_values(spec.shape, spec.dtype)
     write_all(tmp_path, spec, values)
     (tmp_path / spec.file(16)).unlink()
     values[16:32] = np.nan
     rows, places = np.array([39, 3, 4, 5, 17, 3, 0, 31, 38, 6, 7]), np.array([2, 0, 1])
-    out = np.empty((len(rows), len(places), 5), dtype)
-    MappedRows(tmp_path, spec).take(rows, places, out)
-    np.testing.assert_array_equal(out, values[rows][:, places].astype(dtype))
+    maps = MappedRows(tmp_path, spec)
+    for some in (rows, np.sort(rows), np.arange(40), rows[:1]):
+        out = np.empty((len(some), len(places), 5), dtype)
+        maps.take(some, places, out)
+        np.testing.assert_array_equal(out, values[some][:, places].astype(dtype))
 
 
 def test_a_file_that_was_cut_off_after_it_was_mapped_is_refused(tmp_path: Path) -> None:

@@ -23,10 +23,8 @@ import numpy as np
 from headspan.errors import StoreError
 from headspan.io.files import memory_map, read_ahead, read_parts
 from headspan.store.array_spec import ArraySpec
-from headspan.store.conversion import copy_numbers
-from headspan.store.copied_runs import Runs
 from headspan.store.shard_layout import rows_first, shard_index, undivided
-from headspan.store.shard_rows import ShardRows, body_of, spans
+from headspan.store.shard_rows import ShardRows, spans
 from headspan.store.shard_rows import UnmappableError as UnmappableError
 
 # Linux allows a process some 65,000 maps by default.
@@ -47,37 +45,15 @@ class MappedRows(ShardRows):
     def __init__(self, root: Path, spec: ArraySpec) -> None:
         super().__init__(spec)
         self._root = root
+        self.reference = weakref.ref(self)
         # By first row. Only these hold a map, so that the maps of a store are closed when it is dropped.
         self.mapped: dict[int, np.ndarray] = {}
-        self._bytes: dict[int, memoryview] = {}
+        self._kept_pieces: dict[int, np.ndarray] = {}
 
     def drop(self, first_row: int) -> None:
         """Close the map of a shard."""
         self.mapped.pop(first_row, None)
-        self._bytes.pop(first_row, None)
-
-    def take(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
-        """As `ShardRows.take`, with fewer calls for few rows and for rows that are neighbours."""
-        runs = Runs(*self._items(rows, places)) if out.size else None
-        if runs is None or not runs.are_few:
-            super().take(rows, places, out)
-            return
-        taken = out if out.dtype == self.spec.dtype else np.empty(out.shape, self.spec.dtype)
-        runs.copy(self._bytes_of, self.piece.itemsize, np.asarray(self.spec.fill, self.spec.dtype).tobytes(), taken)
-        if taken is not out:
-            copy_numbers(taken, out)
-
-    def _bytes_of(self, shard: int) -> memoryview | None:
-        """Return the bytes of a shard's pieces; None if the shard is missing."""
-        first_row = shard * self.spec.shard[0]
-        if (found := self._bytes.get(first_row)) is not None:
-            _OPEN.used(self, first_row)
-            return found
-        body = body_of(self._shard(first_row))
-        if body is None:
-            return None
-        found = self._bytes[first_row] = body.view(np.uint8).data
-        return found
+        self._kept_pieces.pop(first_row, None)
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the pieces at `places` of rows, in ascending order, to `out`: `[place, row]`, items of type `piece`.
@@ -92,7 +68,7 @@ class MappedRows(ShardRows):
             if pieces is None:
                 out[:, first:end] = self._missing
             elif len(neighbours) * _NEIGHBOURS > end - first:
-                out[:, first:end] = pieces.reshape(-1).take(index[first:end].T)
+                out[:, first:end] = pieces.take(index[first:end].T)
             else:
                 parts = [
                     (int(start) * item.itemsize, out_of_place[begin * item.itemsize : stop * item.itemsize])
@@ -104,8 +80,14 @@ class MappedRows(ShardRows):
                 read_parts(f"{self._root}/{self.spec.file(int(rows[first]))}", parts)
 
     def _pieces_of(self, shards: np.ndarray, index: np.ndarray) -> Iterator[tuple[int, int, np.ndarray | None]]:
-        for first, end in spans(shards):
-            yield first, end, self._pieces(self._shard(int(shards[first]) * self.spec.shard[0]))
+        found = spans(shards)
+        first_rows = (shards[[first for first, _ in found]] * self.spec.shard[0]).tolist()
+        for (first, end), first_row in zip(found, first_rows, strict=True):
+            shard = self._shard(first_row)
+            pieces = self._kept_pieces.get(first_row)
+            if pieces is None and (pieces := self._pieces(shard)) is not None:
+                self._kept_pieces[first_row] = pieces
+            yield first, end, pieces
 
     def read_ahead(self, first_row: int, end: int, places: np.ndarray) -> None:
         """Ask the system to read what `take` would copy of the rows from `first_row` to `end`, without waiting."""
@@ -166,13 +148,13 @@ class _OpenMaps:
 
     def used(self, rows: MappedRows, first_row: int) -> None:
         """Put a map last, and drop the first ones if there are too many."""
-        key = (weakref.ref(rows), first_row)
+        key = (rows.reference, first_row)
         with self._lock:
-            known = key in self._order
-            self._order[key] = None
-            self._order.move_to_end(key)
-            # The limit of open files is asked for only when there is one more.
-            if not known:
+            if key in self._order:
+                self._order.move_to_end(key)
+            else:
+                self._order[key] = None
+                # The limit of open files is asked for only when there is one more.
                 self._drop_to(_most_maps())
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from headspan.store.array_spec import ArraySpec
-from headspan.store.conversion import copy_numbers
+from headspan.store.conversion import as_float32, copy_numbers
 from headspan.store.shard_layout import file_order, undivided
 
 # What `take` copies at once: these numbers stay in a core's cache until they are placed.
@@ -102,27 +102,45 @@ class ShardRows(ABC):
 
         `places` selects from the axes `apart`, as indices into them in the order of C. Raises UnmappableError.
         """
-        spec, item = self.spec, self.piece
         if not out.size:
             return
-        # Each row of `out` as one item, so that rows are assigned by single copies.
-        placed = out.reshape(len(rows), -1).view(np.dtype((np.void, out[:1].nbytes))).reshape(-1)
         # In the order of the file, so that pieces that are copied one after the other share pages.
-        order = np.argsort(rows, kind="stable")
-        shards, index = self._items(rows[order], places)
-        step = max(1, _TAKEN_BYTES // max(1, index.shape[1] * item.itemsize))
+        order = None if bool((np.diff(rows) >= 0).all()) else np.argsort(rows, kind="stable")
+        shards, index = self._items(rows if order is None else rows[order], places)
+        in_place = order is None and out.dtype == self.spec.dtype
+        if in_place:
+            taken = out.reshape(len(rows), index.shape[1], -1).view(self.piece)[:, :, 0]
+        else:
+            # Rows of several shards, before they are placed together, since each of NumPy's calls takes a microsecond.
+            at_once = max(1, _TAKEN_BYTES // (index.shape[1] * self.piece.itemsize))
+            taken = np.empty((min(at_once, len(rows)), index.shape[1]), self.piece)
+        begin = 0
         for first, end, pieces in self._pieces_of(shards, index):
-            if pieces is None:
-                out[order[first:end]] = spec.fill
-                continue
-            for begin in range(first, end, step):
-                some = slice(begin, min(begin + step, end))
-                taken = pieces.reshape(-1).take(index[some]).view(spec.dtype).reshape(-1, *out.shape[1:])
-                if taken.dtype != out.dtype:
-                    converted = np.empty(taken.shape, out.dtype)
-                    copy_numbers(taken, converted)
-                    taken = converted
-                placed[order[some]] = taken.reshape(len(taken), -1).view(placed.dtype).reshape(-1)
+            while first < end:
+                stop = min(end, begin + len(taken))
+                here = taken[first - begin : stop - begin]
+                if pieces is None:
+                    here[...] = self._missing
+                else:
+                    # Other threads run meanwhile. The indices are within the shard; with the default mode, it would
+                    # copy twice.
+                    pieces.take(index[first:stop], out=here, mode="clip")
+                first = stop
+                if not in_place and stop in (begin + len(taken), len(rows)):
+                    self._place(taken[: stop - begin], slice(begin, stop) if order is None else order[begin:stop], out)
+                    begin = stop
+
+    def _place(self, taken: np.ndarray, where: slice | np.ndarray, out: np.ndarray) -> None:
+        """Copy pieces, `[row, place]`, to rows of `out`, of the stored type or float32."""
+        numbers = taken.view(self.spec.dtype).reshape(len(taken), *out.shape[1:])
+        if isinstance(where, slice):
+            copy_numbers(numbers, out[where])
+            return
+        if numbers.dtype != out.dtype:
+            numbers = as_float32(numbers)
+        # Each row as one item, so that rows are assigned by single copies.
+        item = np.dtype((np.void, out[:1].nbytes))
+        out.reshape(len(out), -1).view(item)[where, 0] = numbers.reshape(len(numbers), -1).view(item)[:, 0]
 
     def copy_pieces(self, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
         """Copy the pieces at `places` of rows, in ascending order, to `out`: `[place, row]`, items of type `piece`.
@@ -131,7 +149,7 @@ class ShardRows(ABC):
         """
         shards, index = self._items(rows, places)
         for first, end, pieces in self._pieces_of(shards, index):
-            out[:, first:end] = self._missing if pieces is None else pieces.reshape(-1).take(index[first:end].T)
+            out[:, first:end] = self._missing if pieces is None else pieces.take(index[first:end].T)
 
     @property
     def _missing(self) -> np.void:
@@ -155,9 +173,9 @@ class ShardRows(ABC):
             yield from shard[where][first:last]
 
     def _pieces(self, shard: np.ndarray) -> np.ndarray | None:
-        """Return the pieces of a shard, `[row chunk, piece, row in chunk]`; None if the shard is missing."""
-        body = body_of(shard)
-        return None if body is None else body.view(self.piece).reshape(len(shard), -1, self.spec.chunk[0])
+        """Return the pieces of a shard in the order of its file; None if the shard is missing."""
+        chunks = file_order(shard)
+        return chunks.reshape(-1).view(self.piece) if chunks.flags.c_contiguous else None
 
     # Asked for once for each shard that rows are taken from.
     @cached_property
@@ -182,12 +200,6 @@ class ShardRows(ABC):
         return [
             part for place, length in zip(index, self.spec.chunk[1:], strict=False) for part in divmod(place, length)
         ]
-
-
-def body_of(shard: np.ndarray) -> np.ndarray | None:
-    """Return the numbers of a shard in the order of its file; None if the shard is missing."""
-    chunks = file_order(shard)
-    return chunks.reshape(-1) if chunks.flags.c_contiguous else None
 
 
 def spans(values: np.ndarray) -> list[tuple[int, int]]:

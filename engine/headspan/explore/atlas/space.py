@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from headspan.decompose.formula import head_coordinates
+from headspan.decompose.formula import head_coordinates, mean_and_bias_terms
 from headspan.errors import SettingsError
 from headspan.explore.query.query_image import QueryImage, own_coordinates, unit_embedding
 from headspan.head_names import head_name
@@ -106,7 +106,9 @@ class Space:
             if self.head is None:
                 found[here] = (numbers @ single) / norm[:, 2:]
             else:
-                found[here] = head_coordinates(numbers, norm, normalised=True) @ single
+                # The products of `head_coordinates`, which need not be formed.
+                terms = mean_and_bias_terms(norm, normalised=True)
+                found[here] = (numbers @ single[: numbers.shape[1]]) * terms[:, :1] + terms @ single[numbers.shape[1] :]
         return found
 
     def _stored(
