@@ -58,7 +58,8 @@ def paths(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for row in range(30):
         members.append((f"{row:03d}.png", encoded_image(row, 48, 33, "PNG")))
         members.append((f"{row:03d}.cls", f"{row % 3}".encode()))
-        members.append((f"{row:03d}.json", json.dumps({"style": STYLES[row % 2], "class_name": "hat"}).encode()))
+        described = {"style": STYLES[row % 2], "class_name": "hat", "of/two~": [{"kinds": STYLES[row % 2]}]}
+        members.append((f"{row:03d}.json", json.dumps(described).encode()))
     classed = write_tar(folder / "classed.tar", members)
     hs.precompute(out=folder / "classed.zarr", **{**settings, "shards": [str(classed)]})
     empty = Path(shutil.copytree(toy_run.path, folder / "empty.zarr"))
@@ -419,7 +420,12 @@ def test_accuracy_is_that_of_ablated_embeddings_among_the_classes_that_texts_nam
 ) -> None:
     store = hs.open(paths["classed"])
     texts = ["a blurred cat", "it is Two-Tone", "blurred", "no class"]
-    found = answer(client, "stores/classed/what-if/accuracy", text=texts, without="L2.H0,L2.H1", column="style")
+    asked = {"text": texts, "without": "L2.H0,L2.H1"}
+    found = answer(client, "stores/classed/what-if/accuracy", **asked, column="style")
+    # As the facets name it.
+    column = next(name for name in answer(client, "stores/classed/facets")["columns"] if "kinds" in name)
+    by_path = answer(client, "stores/classed/what-if/accuracy", **asked, column=column)
+    assert by_path == {**found, "column": column}
     assert found["classes"] == {"blurred": ["a blurred cat", "blurred"], "two-tone": ["it is Two-Tone"]}
     assert (found["images"], found["looked_at"], found["chance"]) == (30, 30, 0.5)
     assert found["notices"] == ["1 text that names no class left out"]

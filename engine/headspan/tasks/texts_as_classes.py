@@ -40,7 +40,8 @@ class NamedClasses:
 def class_values(store: Store, images: Int64[np.ndarray, " some"], column: str | None = None) -> list[str | None]:
     """The class of each image in words: its name or number, or the metadata's value of `column`; None without one.
 
-    A column is a key of the metadata, or a path of keys and places, such as `objects/0/shape`.
+    A column is a key of the metadata, or a path of keys and places, such as `objects/0/shape`, in which names are
+    written as in a JSON pointer: `~1` is a slash, and `~0` a tilde.
     """
     metadata = metadata_of_images(store, images)
     if column is not None:
@@ -76,7 +77,7 @@ def _at(metadata: Mapping[str, Any], column: str) -> Any:
     found: Any = metadata
     for part in column.split("/"):
         if isinstance(found, dict):
-            found = found.get(part)
+            found = found.get(part.replace("~1", "/").replace("~0", "~"))
         elif isinstance(found, list) and part.isascii() and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         else:
