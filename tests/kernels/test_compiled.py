@@ -31,6 +31,7 @@ from triton import knobs
 from benchmarks import gpu_cases, gpu_ops
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels.filters import SUPPORT
 from headspan_kernels.switches import Blocks, Cut
 from headspan_kernels.whole_heads import shared_bytes
 from tests.kernels.compiling import hand_launches_on
@@ -153,7 +154,7 @@ def linear_act(cut: Cut, gated: bool, dtype: torch.dtype = BF16) -> None:
 def preprocess() -> None:
     images = [meta(3, 480, 640, dtype=torch.uint8), meta(1, 1, 2, dtype=torch.uint8)]
     placed = [reference.Placed(224, 298, 0, 37), reference.Placed(224, 224, 0, 0, rows_first=True)]
-    for mode in reference.SUPPORT:
+    for mode in SUPPORT:
         fused.preprocess(images, placed, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16, mode)
 
 
