@@ -27,8 +27,8 @@ OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
 BEFORE = "ours, before what is switched on"
 LINEAR_ACT = "ours, linear_act by the kernel"
 IN_PRODUCTS = "ours, residual sums in the products"
-# Errors of two passes that differ only in their roundings differ by less.
-MORE_ERROR = 1.1
+# Errors of two passes that differ only in their roundings differ by less (up to 5 % were seen).
+MORE_ERROR = 1.2
 # Seconds that compiling a peer of 24 layers may take.
 COMPILE_SECONDS = 40.0
 
