@@ -27,6 +27,8 @@ OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
 BEFORE = "ours, before what is switched on"
 LINEAR_ACT = "ours, linear_act by the kernel"
 IN_PRODUCTS = "ours, residual sums in the products"
+# Images whose contributions are compared with a float64 pass.
+COMPARED = 4
 # Errors of two passes that differ only in their roundings differ by less (up to 5 % were seen).
 MORE_ERROR = 1.2
 # Seconds that compiling a peer of 24 layers may take.
@@ -35,7 +37,7 @@ COMPILE_SECONDS = 40.0
 
 def accuracy(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
     """Contributions of the fused tower in float32 and bf16 against a float64 pass on PyTorch's ops."""
-    pixels = _pixels(4)
+    pixels = _pixels(COMPARED)
     exact = Exact(random_tower(), pixels)
     found: dict[str, Any] = {"images": len(pixels), "wrong": []}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -241,7 +243,7 @@ def _residual_sums(whole: Tower, pixels: Tensor) -> dict[str, Callable[[], dict[
     def in_products(dtype: torch.dtype, plain: str) -> dict[str, Any]:
         tower, given = whole.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype)
         took = _timed(lambda: _emit(tower, given), _sums_in_products(tower, True))
-        exact = Exact(random_tower(), _pixels(4))
+        exact = Exact(random_tower(), _pixels(COMPARED))
         errors = []
         for on in (False, True):
             with _sums_in_products(tower, on):
