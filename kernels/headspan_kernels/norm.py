@@ -1,4 +1,4 @@
-"""LayerNorm of rows, with the residual sum before it and its statistics returned.
+"""LayerNorm of rows, with the residual sum before it.
 
     r = x + added,   μ = mean(r),   s⁻¹ = 1 / √(mean((r − μ)²) + ε),   y = (r − μ) s⁻¹ γ + β
 
@@ -29,9 +29,7 @@ def layer_norm(
 ) -> Float[Tensor, "*rows width"]:
     """As `reference.layer_norm`."""
     rows = _rows(x)
-    normed = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    _launch(rows, None, shift, weight, bias, eps, None, normed, None, None)
-    return normed.view(x.shape)
+    return _launch(rows, None, shift, weight, bias, eps, None).view(x.shape)
 
 
 def add_layer_norm(
@@ -40,22 +38,12 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
-    with_statistics: bool = False,
 ) -> Normed:
     """As `reference.add_layer_norm`."""
     rows = _rows(x)
     summed = None if added is None else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    normed = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    mean = rstd = None
-    if with_statistics:
-        mean, rstd = torch.empty(2, len(rows), dtype=torch.float32, device=x.device).unbind(0)
-    _launch(rows, None if added is None else _rows(added), None, weight, bias, eps, summed, normed, mean, rstd)
-    return Normed(
-        rows=x if summed is None else summed.view(x.shape),
-        normed=normed.view(x.shape),
-        mean=None if mean is None else mean.view(x.shape[:-1]),
-        rstd=None if rstd is None else rstd.view(x.shape[:-1]),
-    )
+    normed = _launch(rows, None if added is None else _rows(added), None, weight, bias, eps, summed)
+    return Normed(x if summed is None else summed.view(x.shape), normed.view(x.shape))
 
 
 def warps_for(width: int) -> int:
@@ -77,22 +65,22 @@ def _launch(
     bias: Tensor,
     eps: float,
     summed: Tensor | None,
-    normed: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor | None,
-) -> None:
+) -> Tensor:
+    """The norm of rows; their sum with `added` is written to `summed`."""
     count, width = x.shape
+    normed = torch.empty(count, width, dtype=x.dtype, device=x.device)
     if not count:
-        return
+        return normed
     with torch.cuda.device_of(x):
         normalise_rows[(count,)](
-            *(x, added, shift, weight, bias, summed, normed, mean, rstd),
+            *(x, added, shift, weight, bias, summed, normed),
             *(x.stride(0), 0 if added is None else added.stride(0), normed.stride(0), eps),
             WIDTH=width,
             PADDED=triton.next_power_of_2(width),
             num_warps=warps_for(width),
             enable_fp_fusion=True,
         )
+    return normed
 
 
 @triton.jit
@@ -105,8 +93,6 @@ def normalise_rows(
     bias,
     summed,
     normed,
-    mean,
-    rstd,
     x_row,
     added_row,
     out_row,
@@ -139,6 +125,3 @@ def normalise_rows(
         (centred * inverse * gamma + beta).to(normed.dtype.element_ty),
         mask=inside,
     )
-    if mean is not None:
-        tl.store(mean + row, middle)
-        tl.store(rstd + row, inverse)

@@ -32,12 +32,10 @@ class Emitted(NamedTuple):
 
 
 class Normed(NamedTuple):
-    """Rows, their LayerNorm, and on request its float32 mean and `1 / sqrt(var + eps)`."""
+    """Rows and their LayerNorm."""
 
     rows: Float[Tensor, "*rows width"]
     normed: Float[Tensor, "*rows width"]
-    mean: Float32[Tensor, "*rows"] | None
-    rstd: Float32[Tensor, "*rows"] | None
 
 
 def linear(
@@ -96,16 +94,10 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
-    with_statistics: bool = False,
 ) -> Normed:
     """`x + added`, rounded to the type of the residual stream, and the LayerNorm of the sum."""
     rows = x if added is None else x + added
-    mean = rstd = None
-    if with_statistics:
-        exact = rows.float()
-        mean = exact.mean(dim=-1)
-        rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
-    return Normed(rows, layer_norm(rows, weight, bias, eps), mean, rstd)
+    return Normed(rows, layer_norm(rows, weight, bias, eps))
 
 
 def attention_emit(

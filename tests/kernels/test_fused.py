@@ -323,9 +323,7 @@ def test_a_layer_norm_equals_float64(
     x, added = (20 + draw(random, *shape)).to(dtype), draw(random, *shape, dtype=dtype)
     weight, bias = draw(random, shape[-1], dtype=dtype), draw(random, shape[-1], dtype=dtype)
     for more in (None, added):
-        found = fused.add_layer_norm(x, more, weight, bias, 1e-5, with_statistics=True)
-        assert found.mean is not None
-        assert found.rstd is not None
+        found = fused.add_layer_norm(x, more, weight, bias, 1e-5)
         assert relative_error(found.rows.float(), (x if more is None else x + more).float()) < tolerance
         # Computed from the rows as this device rounded them.
         exact = found.rows.double().numpy()
@@ -334,8 +332,6 @@ def test_a_layer_norm_equals_float64(
         assert found.normed.dtype == dtype
         wanted = normed * weight.double().numpy() + bias.double().numpy()
         assert relative_error(found.normed.float(), wanted) < max(tolerance, 2 * tolerances.FLOAT32_SUM)
-        assert relative_error(found.mean, exact.mean(axis=-1)) < tolerances.FLOAT32_SUM
-        assert relative_error(found.rstd, 1 / spread) < 2 * tolerances.FLOAT32_SUM
     assert torch.equal(
         fused.layer_norm(x, weight, bias, 1e-5), fused.add_layer_norm(x, None, weight, bias, 1e-5).normed
     )

@@ -249,15 +249,10 @@ def test_images_of_scale_0_add_nothing_to_the_moments() -> None:
         assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def test_a_norm_with_a_residual_returns_the_sum_and_its_statistics() -> None:
+def test_a_norm_with_a_residual_returns_the_sum() -> None:
     x, added, weight, bias = draw(3, 7, 5), draw(3, 7, 5, seed=1), draw(5), draw(5, seed=1)
-    found = reference.add_layer_norm(x, added, weight, bias, 1e-5, with_statistics=True)
-    exact = x.double().numpy() + added.double().numpy()
-    assert found.mean is not None
-    assert found.rstd is not None
-    assert relative_error(found.rows, exact) < tolerances.FLOAT32_SUM
-    assert relative_error(found.mean, exact.mean(axis=-1)) < tolerances.FLOAT32_SUM
-    assert relative_error(found.rstd, 1 / np.sqrt(exact.var(axis=-1) + 1e-5)) < tolerances.FLOAT32_SUM
+    found = reference.add_layer_norm(x, added, weight, bias, 1e-5)
+    assert relative_error(found.rows, x.double().numpy() + added.double().numpy()) < tolerances.FLOAT32_SUM
     assert torch.equal(found.normed, reference.layer_norm(found.rows, weight, bias, 1e-5))
     assert reference.add_layer_norm(x, None, weight, bias, 1e-5).rows is x
 
