@@ -35,7 +35,7 @@ PRECOMPUTE = "GPU: precompute end to end"
 QUESTIONS = {
     ACCURACY: ("accuracy", "gpu_tower", "accuracy", 0.0),
     OPS: ("ops", "gpu_ops", "run", 80.0),
-    TOWER: ("tower", "gpu_tower", "speed", 60.0),
+    TOWER: ("tower", "gpu_tower", "speed", 70.0),
     PRECOMPUTE: ("precompute", "gpu_precompute", "run", 130.0),
 }
 DEVICE = "cuda"

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from benchmarks import gpu, gpu_tower, measure, models
+from headspan.model import tower
 from tests import tolerances
 from tests.kernels.tritons import DEPRECATIONS, INTERPRETED
 from tests.tolerances import relative_error
@@ -60,6 +61,13 @@ def run_toy(
     monkeypatch.setattr(gpu_cases, "BACKENDS", {"FlashAttention": SDPBackend.MATH})
     monkeypatch.setattr(gpu_cases, "SHAPES", {"3 tokens": (3, 1, 16)})
     monkeypatch.setattr(gpu_cases, "MAPS", ((16, 24),))
+    monkeypatch.setattr(gpu_tower, "COMPARED", 1)
+    # The switch is for GPUs.
+    monkeypatch.setattr(
+        tower,
+        "sums_in_products",
+        lambda _, kind, *shape: ((9, 0), switches.name_of(kind), *shape) in switches.SUMS_IN_PRODUCTS,
+    )
     # The real tiles are much larger than the toy.
     blocks = (Blocks(16, 16, 4, 1), Blocks(16, 16, 4, 1, whole=True))
     monkeypatch.setattr(attention, "candidates", lambda *shape: blocks)
@@ -103,6 +111,9 @@ def test_the_gpu_benchmark_runs_at_toy_size(
     assert {entry["table"] for entry in entries} == {"LINEAR_ACT"}
     said = capsys.readouterr().out
     assert said.count(": on, ") == len(maps)
+    # Sums in the products are measured after sums apart, and later times are larger.
+    for kind in ("bfloat16", "float16"):
+        assert f"\nSUMS_IN_PRODUCTS sm_90 {kind} 8 2 5: off, " in said
     assert "\nATTENTION sm_90 bfloat16 8 5 False: off, " in said
     assert "\nMOMENTS sm_90 8: off, " in said
     assert found["exit_code"] == 0
@@ -140,6 +151,12 @@ def test_the_gpu_benchmark_runs_at_toy_size(
     assert {*switches.LINEAR_ACT} == {switches.key_of(entry["key"]) for entry in entries}
     assert speed["images_a_second"] == round(2000 / speed["rows"]["ours"]["ms"])
     assert speed["left_out"] == []
+    for kind, tolerance in (("bf16", 2 * tolerances.BFLOAT16_PASS), ("fp16", tolerances.FLOAT16_PASS)):
+        row = speed["rows"][f"{gpu_tower.IN_PRODUCTS}, {kind}"]
+        assert row["plain"] == f"ours, residual sums apart, {kind}"
+        assert 0 < row["errors"]["heads_error"] < tolerance
+        # They are other passes.
+        assert row["errors"]["heads_error"] != row["errors_apart"]["heads_error"]
     for name in ("ours", gpu_tower.OPEN_CLIP_COMPILED):
         took = list(speed["rows"][name]["kernels"].values())
         assert len(took) == 13
@@ -159,6 +176,7 @@ def test_the_gpu_benchmark_measures_everything_else_when_something_fails_or_is_w
     # They call the norm that is wrong below.
     monkeypatch.setattr(gpu_cases, "_residual_sums", lambda *arguments: [])
     monkeypatch.setattr(gpu_tower, "accuracy", fails)
+    monkeypatch.setattr(gpu_tower, "_residual_sums", lambda *arguments: {})
     monkeypatch.setattr(fused, "layer_norm", lambda *arguments: 1.125 * right(*arguments))
     monkeypatch.setattr(moments, "add_moments_cut", fails)
     monkeypatch.setattr(reference, "pooled_attention", fails)
@@ -233,8 +251,9 @@ def test_a_float32_tower_beyond_its_limit_does_not_end_the_gpu_benchmark(
 
 
 def test_the_gpu_benchmark_skips_peers_that_might_not_compile_in_time(
-    run_toy: Callable[[], dict[str, Any]],
+    run_toy: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gpu_tower, "_residual_sums", lambda *arguments: {})
     speed = gpu_tower.speed({"bf16_tflop_s": 1.0}, lambda: 39.0)
     assert speed["left_out"] == [gpu_tower.OPEN_CLIP_COMPILED, "ours, norms and MLPs compiled by PyTorch"]
     assert speed["rows"][gpu_tower.OPEN_CLIP]["ms"]

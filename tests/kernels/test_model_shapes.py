@@ -72,6 +72,9 @@ def check_norm(width: int, dtype: torch.dtype, tolerance: float) -> None:
     normed = reference.add_layer_norm(rows, None, weight.double(), bias.double(), 1e-5, with_statistics=True)
     check(found, (rows, normed.normed, normed.mean, normed.rstd), max(tolerance, 2 * tolerances.FLOAT32_SUM))
     check(fused.layer_norm(x, weight, bias, 1e-5), fused.add_layer_norm(x, None, weight, bias, 1e-5).normed, 1e-7)
+    shift = draw(width)
+    shifted = reference.layer_norm(x.double(), weight.double(), bias.double(), 1e-5, shift)
+    check(fused.layer_norm(x, weight, bias, 1e-5, shift), shifted, max(tolerance, 2 * tolerances.FLOAT32_SUM))
 
 
 def check_moments(head_dim: int, batch: int) -> None:
