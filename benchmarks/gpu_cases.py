@@ -85,7 +85,7 @@ def pixels_read(photo: tuple[int, int], side: int) -> int:
 
 
 def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
-    """The calls of a forward pass in a 16-bit type; with those of bf16, other shapes, moments and preprocessing."""
+    """The calls of a forward pass in a 16-bit type, and with those of bf16 moments and preprocessing."""
     size = gpu.SIZES
 
     def draw(*shape: int) -> Tensor:
@@ -99,9 +99,10 @@ def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
         Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
         *_residual_sums(batch, x, draw),
         *_linear_maps(batch, x, draw),
+        *_shapes(batch, draw),
     ]
     found = [replace(case, name=case.name + ("" if dtype == BF16 else ", fp16"), dtype=dtype) for case in of_the_pass]
-    return found + ([*_shapes(batch, draw), *_others(batch)] if dtype == BF16 else [])
+    return found + (_others(batch) if dtype == BF16 else [])
 
 
 def _attention(batch: int, draw: Callable[..., Tensor]) -> list[Case]:

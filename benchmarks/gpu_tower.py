@@ -27,6 +27,7 @@ OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
 BEFORE = "ours, before what is switched on"
 LINEAR_ACT = "ours, linear_act by the kernel"
 IN_PRODUCTS = "ours, residual sums in the products"
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Images whose contributions are compared with a float64 pass.
 COMPARED = 4
 # Errors of two passes that differ only in their roundings differ by less (up to 5 % were seen).
@@ -36,17 +37,17 @@ COMPILE_SECONDS = 40.0
 
 
 def accuracy(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Contributions of the fused tower in float32 and bf16 against a float64 pass on PyTorch's ops."""
+    """Contributions of the fused tower in float32 and 16 bits against a float64 pass on PyTorch's ops."""
     pixels = _pixels(COMPARED)
     exact = Exact(random_tower(), pixels)
     found: dict[str, Any] = {"images": len(pixels), "wrong": []}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for name, dtype in (("fp32", torch.float32), *HALVES.items()):
         found[name] = gpu.or_why_not(lambda dtype=dtype: exact.errors(dtype))  # type: ignore[misc]
         gpu.say(name, found[name])
         if "failed" in found[name]:
             found["failed"] = f"{name}: {found[name]['failed']}"
     if "failed" not in found:
-        found["marks_met"] = marks_met(found["bf16"])
+        found["marks_met"] = all(marks_met(found[name]) for name in HALVES)
         if not all(found["fp32"][key] <= FLOAT32_ERROR for key in ("sum_error", "heads_error", "patches_error")):
             found["wrong"].append(f"fp32: {found['fp32']}")
     return found
@@ -254,7 +255,7 @@ def _residual_sums(whole: Tower, pixels: Tensor) -> dict[str, Callable[[], dict[
         return {**found, "less_exact": ", ".join(worse)} if worse else found
 
     works: dict[str, Callable[[], dict[str, Any]]] = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    for name, dtype in HALVES.items():
         plain = f"ours, residual sums apart, {name}"
         works[plain] = lambda dtype=dtype: apart(dtype)  # type: ignore[misc]
         works[f"{IN_PRODUCTS}, {name}"] = lambda dtype=dtype, plain=plain: in_products(dtype, plain)  # type: ignore[misc]
