@@ -115,15 +115,30 @@ def _passes(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[V
         if not row.get("switch"):
             continue
         table, key, plain = row["switch"][0], switches.key_of(row["switch"][1]), rows.get(row["plain"], {})
-        if "ms" not in row or "ms" not in plain:
-            yield Verdict(table, key, OPEN, "the pass was not measured in both ways")
-        elif row.get("less_exact"):
-            yield Verdict(table, key, OFF, f"less exact than the plain pass: {row['less_exact']}")
-        elif row["ms"] * MARGIN > plain["ms"]:
-            why = f"{_milliseconds(row['ms'])} with it, {_milliseconds(plain['ms'])} without"
-            yield Verdict(table, key, OFF, why)
+        word, why = _judged(row, plain)
+        if word != ON:
+            yield Verdict(table, key, word, why)
         else:
             yield _on(table, key, True, row["ms"], _PLAIN_PASS, plain["ms"], {name: row}, line)
+
+
+def _judged(row: dict[str, Any], plain: dict[str, Any]) -> tuple[str, str]:
+    """On, off or open, and why, for another way to run a pass than the plain one."""
+    if "ms" not in row or "ms" not in plain:
+        return OPEN, "the pass was not measured in both ways"
+    if row.get("less_exact"):
+        return OFF, f"less exact than the plain pass: {row['less_exact']}"
+    why = f"{_milliseconds(row['ms'])} with it, {_milliseconds(plain['ms'])} without"
+    return OFF if row["ms"] * MARGIN > plain["ms"] else ON, why
+
+
+def use_what_won(rows: dict[str, dict[str, Any]]) -> None:
+    """Switch what these rows of passes decide on or off at once, for the rows that the same run measures later."""
+    for row in rows.values():
+        if row.get("switch"):
+            (table, key), (word, _) = row["switch"], _judged(row, rows.get(row["plain"], {}))
+            if word != OPEN:
+                switches.switch(table, key, word == ON)
 
 
 def _on(

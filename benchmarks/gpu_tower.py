@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import gpu
-from benchmarks.gpu_switches import decides
+from benchmarks import gpu, gpu_switches
 from benchmarks.precision import FLOAT32_ERROR, Exact, marks_met, pytorchs_ops
-from headspan.model.layers import Block, Convolution, Linear, Mlp, Norm
+from benchmarks.random_towers import random_tower
+from headspan.model.layers import Linear, Mlp, Norm
 from headspan.model.steps import Steps
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference, switches
@@ -70,26 +70,34 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
     def heads_alone() -> PooledRow:
         return half.forward(pixels, range(gpu.SIZES.layers))
 
+    left_out: list[str] = []
+
+    def measured(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+        found = {}
+        for name, work in works.items():
+            if "compiled" in name and left() < COMPILE_SECONDS:
+                left_out.append(name)
+            else:
+                found[name] = gpu.or_why_not(work)
+                gpu.say(name, found[name])
+        return found
+
+    sums = measured(_residual_sums(whole, pixels))
+    # So that “ours” runs on all that this run switches on.
+    gpu_switches.use_what_won(sums)
     works: dict[str, Callable[[], dict[str, Any]]] = {
         "ours": lambda: _profiled(emit),
         "ours, heads alone": lambda: _timed(heads_alone),
         BEFORE: lambda: _timed(emit, switches.without_entries()),
         LINEAR_ACT: lambda: _timed(emit, _linear_act_by_the_kernel()),
-        **_residual_sums(whole, pixels),
         "ours, as a CUDA graph": lambda: gpu.replayed(emit, 1000),
         "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, pytorchs_ops()),
         OPEN_CLIP: lambda: _peer(loaded, pixels, compiled=False),
         OPEN_CLIP_COMPILED: lambda: _peer(loaded, pixels, compiled=True),
         "ours, norms and MLPs compiled by PyTorch": lambda: _timed(emit, _compiled_mlps(half)),
     }
-    rows: dict[str, Any] = {"ours, with open_clip's weights": made} if "failed" in made else {}
-    left_out = []
-    for name, work in works.items():
-        if "compiled" in name and left() < COMPILE_SECONDS:
-            left_out.append(name)
-        else:
-            rows[name] = gpu.or_why_not(work)
-            gpu.say(name, rows[name])
+    missing = {"ours, with open_clip's weights": made} if "failed" in made else {}
+    rows = {**missing, **measured(works), **sums}
     counts = {"batch": gpu.SIZES.batch, "flops": flops_done(), "nominal_flops": flops()}
     if "failed" in rows["ours"]:
         return {**counts, "rows": rows, "left_out": left_out, "failed": f"ours: {rows['ours']['failed']}"}
@@ -120,62 +128,6 @@ def flops_done(size: gpu.Sizes | None = None) -> int:
     query_output_mlp = size.width * (size.width + size.width + 8 * size.width)
     attention = 2 * size.tokens * size.width
     return flops(size) - 2 * (size.tokens - 1) * (query_output_mlp + attention)
-
-
-def random_tower() -> Tower:
-    """ViT-L/14 with random weights, float32, on the GPU; no parameter has its trivial value."""
-
-    def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
-        return torch.randn(shape, device=gpu.DEVICE) * spread + centre
-
-    return tower_of(gpu.SIZES, draw)
-
-
-def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = False) -> Tower:
-    """A tower of `size` with parameters from `draw(*shape, spread=…, centre=…)`, pooled by class token or mean."""
-    width = size.width
-
-    def norm() -> Norm:
-        return Norm(draw(width, spread=0.2, centre=1.0), draw(width, spread=0.1), 1e-5)
-
-    def linear(out: int, columns: int) -> Linear:
-        return Linear(draw(out, columns, spread=columns**-0.5), draw(out, spread=0.1))
-
-    def block() -> Block:
-        return Block(
-            norm_attention=norm(),
-            qkv=linear(3 * width, width),
-            position_bias=None,
-            norm_heads=None,
-            out_proj=linear(width, width),
-            norm_output=None,
-            mlp=Mlp(
-                norm=norm(),
-                fc1=linear(4 * width, width),
-                activation="gelu",
-                gated=False,
-                norm_hidden=None,
-                fc2=linear(width, 4 * width),
-                norm_output=None,
-            ),
-        )
-
-    patch = draw(width, 3, size.patch, size.patch, spread=(3 * size.patch**2) ** -0.5)
-    return Tower(
-        patch_embed=(Convolution(patch.flatten(1), None, (size.patch, size.patch), (size.patch, size.patch), None),),
-        prefix=draw(1, width),
-        pos_embed=draw(size.tokens, width, spread=0.3),
-        rope=None,
-        ln_pre=norm(),
-        blocks=tuple(block() for _ in range(size.layers)),
-        attention_pool=None,
-        ln_post=norm(),
-        projection=draw(width, size.joint, spread=width**-0.5),
-        projection_bias=draw(size.joint, spread=0.1),
-        trunk_heads=size.heads,
-        mean_pooled=mean_pooled,
-        norm_before_pooling=mean_pooled,
-    )
 
 
 def _pixels(images: int) -> Tensor:
@@ -228,9 +180,7 @@ def _sums_in_products(tower: Tower, on: bool) -> Iterator[None]:
     dtype, *shape = tower.switch_key
     key: Any = (switches.capability(torch.device(gpu.DEVICE)), switches.name_of(dtype), *shape)
     with switches.restored():
-        switches.SUMS_IN_PRODUCTS.pop(key, None)
-        if on:
-            switches.SUMS_IN_PRODUCTS[key] = True
+        switches.switch("SUMS_IN_PRODUCTS", key, on)
         yield
 
 
@@ -251,7 +201,12 @@ def _residual_sums(whole: Tower, pixels: Tensor) -> dict[str, Callable[[], dict[
                 errors.append(exact.errors(dtype))
         before, after = errors
         worse = [name for name in before if name != "cosine" and not after[name] <= MORE_ERROR * before[name]]
-        found = {**took, "errors_apart": before, "errors": after, **decides("SUMS_IN_PRODUCTS", tower, plain)}
+        found = {
+            **took,
+            "errors_apart": before,
+            "errors": after,
+            **gpu_switches.decides("SUMS_IN_PRODUCTS", tower, plain),
+        }
         return {**found, "less_exact": ", ".join(worse)} if worse else found
 
     works: dict[str, Callable[[], dict[str, Any]]] = {}

@@ -104,6 +104,13 @@ def switch_on(entries: list[dict[str, Any]]) -> None:
         table[key_of(entry["key"])] = sizes(*value) if isinstance(value, list) else value
 
 
+def switch(table: str, key: tuple[Any, ...], on: bool) -> None:
+    """Switch a key of a table that holds nothing but True on or off."""
+    _TABLES[table][0].pop(key, None)
+    if on:
+        _TABLES[table][0][key] = True
+
+
 @contextmanager
 def restored() -> Iterator[None]:
     """Restore the tables afterwards."""

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import Sizes
-from benchmarks.gpu_tower import tower_of
+from benchmarks.random_towers import tower_of
 from headspan.model.tower import Tower
 from tests.kernels.tritons import DEPRECATIONS, why_not_compiled
 

@@ -96,6 +96,24 @@ def test_a_pass_runs_in_another_way_only_where_it_is_faster_so(table: str) -> No
         assert getattr(switches, table) == {((9, 0), "float16", 768, 12, 50): True}
 
 
+@pytest.mark.usefixtures("tables")
+def test_what_won_is_used_for_the_rows_that_the_same_run_measures_later() -> None:
+    key = ((9, 0), "bfloat16", 1024, 24, 257)
+
+    def use(**rows: dict[str, Any]) -> bool:
+        rows["faster"] = {"switch": ("SUMS_IN_PRODUCTS", key), "plain": "apart", "ms": 80.0, **rows.get("faster", {})}
+        gpu_switches.use_what_won(rows)
+        return key in switches.SUMS_IN_PRODUCTS
+
+    assert not use(apart={"failed": "out of memory"})
+    assert use(apart={"ms": 84.0})
+    # Nothing new is known.
+    assert use(apart={"failed": "out of memory"})
+    assert not use(apart={"ms": 84.0}, faster={"less_exact": "heads_error"})
+    assert use(apart={"ms": 84.0})
+    assert not use(apart={"ms": 81.0})
+
+
 def assert_switched_on(tiles: Tiles) -> None:
     cut = switches.LINEAR_ACT[(9, 0), "bfloat16", "gelu", False, 1024, 4096]
     blocks = switches.ATTENTION[(9, 0), "bfloat16", 64, 257, False]
