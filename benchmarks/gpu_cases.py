@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend
 from benchmarks import gpu
 from benchmarks.gpu_peers import batched_product, interpolated, through
 from headspan_kernels import attention, fused, linear, moments, reference, switches
+from headspan_kernels.filters import taps
 
 BF16 = torch.bfloat16
 # PyTorch's fast attention kernels.
@@ -78,13 +79,13 @@ def pixels_read(photo: tuple[int, int], side: int) -> int:
     where = cropped(photo, side)
     count = 1
     for source, target, first in ((photo[0], where.height, where.top), (photo[1], where.width, where.left)):
-        starts, weights = reference.taps(source, target, "bicubic")
+        starts, weights = taps(source, target, "bicubic")
         count *= min(int(starts[first + side - 1]) + weights.shape[1], source) - int(starts[first])
     return count
 
 
 def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
-    """The calls of a forward pass in a 16-bit type; with those of bf16, other shapes, moments and preprocessing."""
+    """The calls of a forward pass in a 16-bit type, and with those of bf16 moments and preprocessing."""
     size = gpu.SIZES
 
     def draw(*shape: int) -> Tensor:
@@ -98,9 +99,10 @@ def cases(batch: int, dtype: torch.dtype = BF16) -> list[Case]:
         Case("layer_norm", "layer_norm", (x, weight, weight, 1e-5), 4 * rows * size.width, 0),
         *_residual_sums(batch, x, draw),
         *_linear_maps(batch, x, draw),
+        *_shapes(batch, draw),
     ]
     found = [replace(case, name=case.name + ("" if dtype == BF16 else ", fp16"), dtype=dtype) for case in of_the_pass]
-    return found + ([*_shapes(batch, draw), *_others(batch)] if dtype == BF16 else [])
+    return found + (_others(batch) if dtype == BF16 else [])
 
 
 def _attention(batch: int, draw: Callable[..., Tensor]) -> list[Case]:
@@ -162,17 +164,20 @@ def _shapes(batch: int, draw: Callable[..., Tensor]) -> list[Case]:
     return found
 
 
-def sum_apart(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
-    """`x + y Wᵀ` and its norm, as a pass computes them: the norm adds the product, which was written for it."""
+def sum_apart(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, norm_weight: Tensor) -> Tensor:
+    """The norm of `x + y Wᵀ + b` with the product written apart: the norm reads both, and writes their sum."""
     ops = reference if x.dtype == torch.float64 else fused
-    rows, normed, _, _ = ops.add_layer_norm(x, ops.linear(y, weight, None), norm_weight, norm_weight, 1e-5)
-    return [rows, normed]
+    normed: Tensor = ops.add_layer_norm(x, ops.linear(y, weight, bias), norm_weight, norm_weight, 1e-5).normed
+    return normed
 
 
-def sum_in_product(x: Tensor, y: Tensor, weight: Tensor, norm_weight: Tensor) -> list[Tensor]:
-    """The same in place: cuBLAS adds `x` in its epilogue, so that the norm reads one tensor and writes one."""
-    x.view(-1, x.shape[-1]).addmm_(y.view(-1, y.shape[-1]), weight.t())
-    return [x, fused.layer_norm(x, norm_weight, norm_weight, 1e-5)]
+def sum_in_product(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, shift: Tensor, norm_weight: Tensor) -> Tensor:
+    """The same in place: cuBLAS adds `x` in its epilogue, so that the norm reads one tensor and writes one.
+
+    `shift` is the bias in float32, which the norm adds.
+    """
+    fused.add_linear(x, y, weight)
+    return fused.layer_norm(x, norm_weight, norm_weight, 1e-5, shift)
 
 
 def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[Case]:
@@ -181,11 +186,12 @@ def _residual_sums(batch: int, x: Tensor, draw: Callable[..., Tensor]) -> list[C
     rows, width = batch * size.tokens, size.width
     for name, inner in (("attention", width), ("MLP", 4 * width)):
         weight = draw(width, inner) / inner**0.5
-        arguments = (x.clone(), draw(batch, size.tokens, inner), weight, draw(width))
+        bias = draw(width)
+        arguments = (x.clone(), draw(batch, size.tokens, inner), weight, bias, bias.float(), draw(width))
         found.append(
             Case(
                 f"residual sum in the product, {name}",
-                "linear",
+                "add_linear",
                 arguments,
                 2 * (rows * (inner + 4 * width) + weight.numel()),
                 2 * rows * inner * width,

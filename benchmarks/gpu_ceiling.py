@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_switches
 from headspan.config import PrecomputeSettings
 from headspan.decompose.contributions import Contributions, contributions
 from headspan.decompose.moments import Moments
 from headspan.model.tower import Tower, normalise
-from headspan.run.encoder import Encoder, graph_key, prepare
-from headspan_kernels import switches
+from headspan.run.encoder import Encoder, prepare
 
 
 def rows(batch: int, settings: dict[str, Any], with_patches: bool) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -38,11 +37,11 @@ def rows(batch: int, settings: dict[str, Any], with_patches: bool) -> dict[str, 
     for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
         works[f"tower, {name}"] = lambda dtype=dtype: _forward(tower(dtype), encoder(), batch, False)  # type: ignore[misc]
         works[f"tower with moments and transfer, {name}"] = lambda dtype=dtype: _emitted(tower(dtype), encoder(), batch)  # type: ignore[misc]
-        works[f"tower as a CUDA graph, {name}"] = lambda dtype=dtype: (
+        works[f"tower as a CUDA graph, {name}"] = lambda dtype=dtype, name=name: (
             _forward(  # type: ignore[misc]
                 tower(dtype), encoder(), batch, False, as_graph=True
             )
-            | {"switch": _switch(tower(dtype))}
+            | gpu_switches.decides("TOWER_GRAPH", tower(dtype), f"tower, {name}")
         )
         if with_patches:
             works[f"tower with patches, {name}"] = lambda dtype=dtype: _forward(tower(dtype), encoder(), batch, True)  # type: ignore[misc]
@@ -62,12 +61,6 @@ def _forward(
     timed = gpu.replayed if as_graph else gpu.milliseconds
     took = timed(lambda: tower.forward(pixels, encoder.layers, with_patches, patches_dtype=torch.float16), 600)
     return {**took, "images_a_second": round(batch / took["ms"] * 1e3, 1)}
-
-
-def _switch(tower: Tower) -> tuple[str, tuple[Any, ...]]:
-    """The table of `switches` and the key that decide whether a tower runs as a CUDA graph."""
-    dtype, *shape = graph_key(tower)
-    return "TOWER_GRAPH", (switches.capability(torch.device(gpu.DEVICE)), switches.name_of(dtype), *shape)
 
 
 def _emitted(tower: Tower, encoder: Encoder, batch: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from benchmarks import gpu, measure
+from headspan.model.description import Description
 from headspan_kernels import switches
 
 # Times of repeated runs on one GPU differ by less.
@@ -42,7 +43,9 @@ class Verdict(NamedTuple):
 def verdicts(line: dict[str, Any]) -> list[Verdict]:
     """The verdicts of a recorded line, a verdict for each key of a table; none if its rows have no keys."""
     if line["question"] == gpu.PRECOMPUTE:
-        return [verdict for rows in line["models"].values() for verdict in _graphs(rows, line)]
+        return [verdict for rows in line["models"].values() for verdict in _passes(rows, line)]
+    if line["question"] == gpu.TOWER:
+        return [*_passes(line["rows"], line)]
     calls: dict[tuple[str, tuple[Any, ...]], dict[str, dict[str, Any]]] = {}
     if line["question"] == gpu.OPS:
         for name, row in line["rows"].items():
@@ -88,7 +91,7 @@ def without_switch(line: dict[str, Any]) -> Iterable[str]:
     for name, row in line["rows"].items() if line["question"] == gpu.OPS else ():
         if row.get("switch"):
             continue
-        used = "in use" if row.get("in_use") else "no switch turns it on"
+        used = "in use" if row.get("in_use") else "not in use"
         peers, ours = _peers(row), row["fused"].get("ms")
         if ours is None or "wrong" in row or not peers:
             yield f"{name}: {used}, not measured, or wrong"
@@ -97,20 +100,45 @@ def without_switch(line: dict[str, Any]) -> Iterable[str]:
             yield f"{name}: {used}, {'faster' if row['kept'] else 'not faster'}: {times}"
 
 
-def _graphs(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[Verdict]:
-    """The verdicts on a model's passes as CUDA graphs."""
+def decides(table: str, tower: Description, plain: str) -> dict[str, Any]:
+    """The fields by which a row decides whether a table has an entry for `tower`, beside the row `plain`."""
+    dtype, *shape = tower.switch_key
+    return {
+        "switch": (table, (switches.capability(tower.projection.device), switches.name_of(dtype), *shape)),
+        "plain": plain,
+    }
+
+
+def _passes(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[Verdict]:
+    """The verdicts on other ways to run a whole pass."""
     for name, row in rows.items():
         if not row.get("switch"):
             continue
-        table, key = row["switch"][0], switches.key_of(row["switch"][1])
-        plain = rows.get(f"tower, {name.rpartition(', ')[2]}", {})
-        if "ms" not in row or "ms" not in plain:
-            yield Verdict(table, key, OPEN, "the pass was not measured in both ways")
-        elif row["ms"] * MARGIN > plain["ms"]:
-            why = f"{_milliseconds(row['ms'])} as a graph, {_milliseconds(plain['ms'])} without"
-            yield Verdict(table, key, OFF, why)
+        table, key, plain = row["switch"][0], switches.key_of(row["switch"][1]), rows.get(row["plain"], {})
+        word, why = _judged(row, plain)
+        if word != ON:
+            yield Verdict(table, key, word, why)
         else:
             yield _on(table, key, True, row["ms"], _PLAIN_PASS, plain["ms"], {name: row}, line)
+
+
+def _judged(row: dict[str, Any], plain: dict[str, Any]) -> tuple[str, str]:
+    """On, off or open, and why, for another way to run a pass than the plain one."""
+    if "ms" not in row or "ms" not in plain:
+        return OPEN, "the pass was not measured in both ways"
+    if row.get("less_exact"):
+        return OFF, f"less exact than the plain pass: {row['less_exact']}"
+    why = f"{_milliseconds(row['ms'])} with it, {_milliseconds(plain['ms'])} without"
+    return OFF if row["ms"] * MARGIN > plain["ms"] else ON, why
+
+
+def use_what_won(rows: dict[str, dict[str, Any]]) -> None:
+    """Switch what these rows of passes decide on or off at once, for the rows that the same run measures later."""
+    for row in rows.values():
+        if row.get("switch"):
+            (table, key), (word, _) = row["switch"], _judged(row, rows.get(row["plain"], {}))
+            if word != OPEN:
+                switches.switch(table, key, word == ON)
 
 
 def _on(
@@ -202,7 +230,8 @@ def recorded() -> list[dict[str, Any]]:
         for file in sorted(measure.RESULTS.glob("*.jsonl"))
         for text in file.read_text(encoding="utf-8").splitlines()
     ]
-    return [line for line in lines if line["question"] in (gpu.OPS, gpu.PRECOMPUTE) and "failed" not in line]
+    asked = (gpu.OPS, gpu.TOWER, gpu.PRECOMPUTE)
+    return [line for line in lines if line["question"] in asked and "failed" not in line]
 
 
 def decide(*lines: dict[str, Any]) -> str:

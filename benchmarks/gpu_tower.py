@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_switches
 from benchmarks.precision import FLOAT32_ERROR, Exact, marks_met, pytorchs_ops
-from headspan.model.layers import Block, Convolution, Linear, Mlp, Norm
+from benchmarks.random_towers import random_tower
+from headspan.model.layers import Linear, Mlp, Norm
 from headspan.model.steps import Steps
 from headspan.model.tower import PooledRow, Tower
 from headspan_kernels import reference, switches
@@ -25,22 +26,28 @@ OPEN_CLIP = "open_clip encode_image, bf16"
 OPEN_CLIP_COMPILED = f"{OPEN_CLIP}, compiled"
 BEFORE = "ours, before what is switched on"
 LINEAR_ACT = "ours, linear_act by the kernel"
+IN_PRODUCTS = "ours, residual sums in the products"
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Images whose contributions are compared with a float64 pass.
+COMPARED = 4
+# Errors of two passes that differ only in their roundings differ by less (up to 5 % were seen).
+MORE_ERROR = 1.2
 # Seconds that compiling a peer of 24 layers may take.
 COMPILE_SECONDS = 40.0
 
 
 def accuracy(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]:
-    """Contributions of the fused tower in float32 and bf16 against a float64 pass on PyTorch's ops."""
-    pixels = _pixels(4)
+    """Contributions of the fused tower in float32 and 16 bits against a float64 pass on PyTorch's ops."""
+    pixels = _pixels(COMPARED)
     exact = Exact(random_tower(), pixels)
     found: dict[str, Any] = {"images": len(pixels), "wrong": []}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for name, dtype in (("fp32", torch.float32), *HALVES.items()):
         found[name] = gpu.or_why_not(lambda dtype=dtype: exact.errors(dtype))  # type: ignore[misc]
         gpu.say(name, found[name])
         if "failed" in found[name]:
             found["failed"] = f"{name}: {found[name]['failed']}"
     if "failed" not in found:
-        found["marks_met"] = marks_met(found["bf16"])
+        found["marks_met"] = all(marks_met(found[name]) for name in HALVES)
         if not all(found["fp32"][key] <= FLOAT32_ERROR for key in ("sum_error", "heads_error", "patches_error")):
             found["wrong"].append(f"fp32: {found['fp32']}")
     return found
@@ -63,6 +70,21 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
     def heads_alone() -> PooledRow:
         return half.forward(pixels, range(gpu.SIZES.layers))
 
+    left_out: list[str] = []
+
+    def measured(works: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+        found = {}
+        for name, work in works.items():
+            if "compiled" in name and left() < COMPILE_SECONDS:
+                left_out.append(name)
+            else:
+                found[name] = gpu.or_why_not(work)
+                gpu.say(name, found[name])
+        return found
+
+    sums = measured(_residual_sums(whole, pixels))
+    # So that “ours” runs on all that this run switches on.
+    gpu_switches.use_what_won(sums)
     works: dict[str, Callable[[], dict[str, Any]]] = {
         "ours": lambda: _profiled(emit),
         "ours, heads alone": lambda: _timed(heads_alone),
@@ -72,16 +94,10 @@ def speed(ceilings: dict[str, Any], left: Callable[[], float]) -> dict[str, Any]
         "same tower on PyTorch's ops, heads alone": lambda: _timed(heads_alone, pytorchs_ops()),
         OPEN_CLIP: lambda: _peer(loaded, pixels, compiled=False),
         OPEN_CLIP_COMPILED: lambda: _peer(loaded, pixels, compiled=True),
-        "ours, norms and MLPs compiled by PyTorch": lambda: _timed(emit, _compiled_mlps()),
+        "ours, norms and MLPs compiled by PyTorch": lambda: _timed(emit, _compiled_mlps(half)),
     }
-    rows: dict[str, Any] = {"ours, with open_clip's weights": made} if "failed" in made else {}
-    left_out = []
-    for name, work in works.items():
-        if "compiled" in name and left() < COMPILE_SECONDS:
-            left_out.append(name)
-        else:
-            rows[name] = gpu.or_why_not(work)
-            gpu.say(name, rows[name])
+    missing = {"ours, with open_clip's weights": made} if "failed" in made else {}
+    rows = {**missing, **measured(works), **sums}
     counts = {"batch": gpu.SIZES.batch, "flops": flops_done(), "nominal_flops": flops()}
     if "failed" in rows["ours"]:
         return {**counts, "rows": rows, "left_out": left_out, "failed": f"ours: {rows['ours']['failed']}"}
@@ -114,62 +130,6 @@ def flops_done(size: gpu.Sizes | None = None) -> int:
     return flops(size) - 2 * (size.tokens - 1) * (query_output_mlp + attention)
 
 
-def random_tower() -> Tower:
-    """ViT-L/14 with random weights, float32, on the GPU; no parameter has its trivial value."""
-
-    def draw(*shape: int, spread: float = 1.0, centre: float = 0.0) -> Tensor:
-        return torch.randn(shape, device=gpu.DEVICE) * spread + centre
-
-    return tower_of(gpu.SIZES, draw)
-
-
-def tower_of(size: gpu.Sizes, draw: Callable[..., Tensor], mean_pooled: bool = False) -> Tower:
-    """A tower of `size` with parameters from `draw(*shape, spread=…, centre=…)`, pooled by class token or mean."""
-    width = size.width
-
-    def norm() -> Norm:
-        return Norm(draw(width, spread=0.2, centre=1.0), draw(width, spread=0.1), 1e-5)
-
-    def linear(out: int, columns: int) -> Linear:
-        return Linear(draw(out, columns, spread=columns**-0.5), draw(out, spread=0.1))
-
-    def block() -> Block:
-        return Block(
-            norm_attention=norm(),
-            qkv=linear(3 * width, width),
-            position_bias=None,
-            norm_heads=None,
-            out_proj=linear(width, width),
-            norm_output=None,
-            mlp=Mlp(
-                norm=norm(),
-                fc1=linear(4 * width, width),
-                activation="gelu",
-                gated=False,
-                norm_hidden=None,
-                fc2=linear(width, 4 * width),
-                norm_output=None,
-            ),
-        )
-
-    patch = draw(width, 3, size.patch, size.patch, spread=(3 * size.patch**2) ** -0.5)
-    return Tower(
-        patch_embed=(Convolution(patch.flatten(1), None, (size.patch, size.patch), (size.patch, size.patch), None),),
-        prefix=draw(1, width),
-        pos_embed=draw(size.tokens, width, spread=0.3),
-        rope=None,
-        ln_pre=norm(),
-        blocks=tuple(block() for _ in range(size.layers)),
-        attention_pool=None,
-        ln_post=norm(),
-        projection=draw(width, size.joint, spread=width**-0.5),
-        projection_bias=draw(size.joint, spread=0.1),
-        trunk_heads=size.heads,
-        mean_pooled=mean_pooled,
-        norm_before_pooling=mean_pooled,
-    )
-
-
 def _pixels(images: int) -> Tensor:
     return torch.randn(images, 3, gpu.SIZES.pixels, gpu.SIZES.pixels, device=gpu.DEVICE)
 
@@ -179,25 +139,26 @@ def _emit(tower: Tower, pixels: Tensor) -> PooledRow:
 
 
 @contextmanager
-def _compiled_mlps() -> Iterator[None]:
-    """Within it, torch.compile compiles what is between attention and the next block."""
+def _compiled_mlps(tower: Tower) -> Iterator[None]:
+    """Within it, torch.compile compiles what is between attention and the second linear map of an MLP."""
 
     @torch.compile
-    def compiled(x: Tensor, added: Tensor, norm: Norm, expand: Linear, shrink: Linear) -> tuple[Tensor, Tensor]:
+    def compiled(x: Tensor, added: Tensor, norm: Norm, expand: Linear) -> tuple[Tensor, Tensor]:
         normed = reference.add_layer_norm(x, added, *norm)
-        return normed.rows, F.linear(F.gelu(F.linear(normed.normed, *expand)), *shrink)
+        return normed.rows, F.gelu(F.linear(normed.normed, *expand))
 
-    def mlp(self: Steps, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hidden(self: Steps, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         assert mlp.norm is not None
         assert added is not None
-        return compiled(x, added, mlp.norm, mlp.fc1, mlp.fc2)
+        return compiled(x, added, mlp.norm, mlp.fc1)
 
-    plain = Tower.mlp
-    Tower.mlp = mlp  # type: ignore[method-assign]
+    plain = Tower.hidden
+    Tower.hidden = hidden  # type: ignore[method-assign]
     try:
-        yield
+        with _sums_in_products(tower, False):
+            yield
     finally:
-        Tower.mlp = plain  # type: ignore[method-assign]
+        Tower.hidden = plain  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -206,15 +167,54 @@ def _linear_act_by_the_kernel() -> Iterator[None]:
     # Here, since Triton's wheels exist for Linux only.
     from headspan_kernels.linear import candidates
 
-    before = dict(switches.LINEAR_ACT)
     width = gpu.SIZES.width
     key = (switches.capability(torch.device(gpu.DEVICE)), "bfloat16", "gelu", False, width, 4 * width)
-    switches.LINEAR_ACT.setdefault(key, candidates()[0])
-    try:
+    with switches.restored():
+        switches.LINEAR_ACT.setdefault(key, candidates()[0])
         yield
-    finally:
-        switches.LINEAR_ACT.clear()
-        switches.LINEAR_ACT.update(before)
+
+
+@contextmanager
+def _sums_in_products(tower: Tower, on: bool) -> Iterator[None]:
+    """Within it, the products of towers of this shape add to the residual stream, or are written apart."""
+    dtype, *shape = tower.switch_key
+    key: Any = (switches.capability(torch.device(gpu.DEVICE)), switches.name_of(dtype), *shape)
+    with switches.restored():
+        switches.switch("SUMS_IN_PRODUCTS", key, on)
+        yield
+
+
+def _residual_sums(whole: Tower, pixels: Tensor) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The tower in both 16-bit types with the residual sums apart, and in the products if that is as exact."""
+
+    def apart(dtype: torch.dtype) -> dict[str, Any]:
+        tower, given = whole.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype)
+        return _timed(lambda: _emit(tower, given), _sums_in_products(tower, False))
+
+    def in_products(dtype: torch.dtype, plain: str) -> dict[str, Any]:
+        tower, given = whole.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype)
+        took = _timed(lambda: _emit(tower, given), _sums_in_products(tower, True))
+        exact = Exact(random_tower(), _pixels(COMPARED))
+        errors = []
+        for on in (False, True):
+            with _sums_in_products(tower, on):
+                errors.append(exact.errors(dtype))
+        before, after = errors
+        worse = [name for name in before if name != "cosine" and not after[name] <= MORE_ERROR * before[name]]
+        found = {
+            **took,
+            "errors_apart": before,
+            "errors": after,
+            **gpu_switches.decides("SUMS_IN_PRODUCTS", tower, plain),
+        }
+        return {**found, "less_exact": ", ".join(worse)} if worse else found
+
+    works: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name, dtype in HALVES.items():
+        plain = f"ours, residual sums apart, {name}"
+        works[plain] = lambda dtype=dtype: apart(dtype)  # type: ignore[misc]
+        works[f"{IN_PRODUCTS}, {name}"] = lambda dtype=dtype, plain=plain: in_products(dtype, plain)  # type: ignore[misc]
+    return works
 
 
 def _timed(work: Callable[[], object], within: AbstractContextManager[None] | None = None) -> dict[str, float]:

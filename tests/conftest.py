@@ -292,9 +292,12 @@ def toy_exact(toy_shards: tuple[Path, ...], toy_model: LoadedModel) -> dict[str,
     return {**contributions(row, tower).arrays, "heads": row.heads.numpy(), "patches": row.patches.numpy()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Tiny arrays in torch: threads would only wait for one another."""
+    """Tiny arrays in torch: threads would only wait for one another.
+
+    For whole modules, as a mark: what a fixture of a module computes with two threads has other last bits.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -358,4 +358,4 @@ def test_the_tables_of_the_gpu_benchmark_show_failures_and_slow_ops() -> None:
         "open_clip's `encode_image`, compiled: not yet measured",
     )
     half = {"sum_error": 4e-3, "heads_error": 1e-3, "patches_error": 1e-2, "cosine": 0.99995}
-    assert gpu.accuracy_table({"bf16": half, "fp32": half, "marks_met": True})[-1][0] == "required of bf16: met"
+    assert gpu.accuracy_table({"bf16": half, "fp32": half, "marks_met": True})[-1][0] == "required of 16 bits: met"

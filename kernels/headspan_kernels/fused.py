@@ -6,10 +6,11 @@ from headspan_kernels.moments import add_moments
 from headspan_kernels.norm import add_layer_norm, layer_norm
 from headspan_kernels.pooled import pooled_attention
 from headspan_kernels.preprocess import preprocess
-from headspan_kernels.reference import attention_weights, linear
+from headspan_kernels.reference import add_linear, attention_weights, linear
 
 __all__ = [
     "add_layer_norm",
+    "add_linear",
     "add_moments",
     "attention_emit",
     "attention_weights",

@@ -1,9 +1,10 @@
-"""LayerNorm of rows, with the residual sum before it and its statistics returned.
+"""LayerNorm of rows, with the residual sum before it.
 
     r = x + added,   μ = mean(r),   s⁻¹ = 1 / √(mean((r − μ)²) + ε),   y = (r − μ) s⁻¹ γ + β
 
 Each row has one program and stays in registers: x and `added` are read once, r and y written once. r is rounded to the
-residual stream's type before its float32 statistics are computed, since later layers see the rounded one.
+residual stream's type before its float32 statistics are computed, since later layers see the rounded one. A `shift` is
+the same for all rows and float32; r = x + shift is neither rounded nor written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from headspan_kernels.reference import Normed
@@ -24,9 +25,11 @@ def layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
+    shift: Float32[Tensor, " width"] | None = None,
 ) -> Float[Tensor, "*rows width"]:
     """As `reference.layer_norm`."""
-    return add_layer_norm(x, None, weight, bias, eps).normed
+    rows = _rows(x)
+    return _launch(rows, None, shift, weight, bias, eps, None).view(x.shape)
 
 
 def add_layer_norm(
@@ -35,22 +38,12 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
-    with_statistics: bool = False,
 ) -> Normed:
     """As `reference.add_layer_norm`."""
     rows = _rows(x)
     summed = None if added is None else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    normed = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    mean = rstd = None
-    if with_statistics:
-        mean, rstd = torch.empty(2, len(rows), dtype=torch.float32, device=x.device).unbind(0)
-    _launch(rows, None if added is None else _rows(added), weight, bias, eps, summed, normed, mean, rstd)
-    return Normed(
-        rows=x if summed is None else summed.view(x.shape),
-        normed=normed.view(x.shape),
-        mean=None if mean is None else mean.view(x.shape[:-1]),
-        rstd=None if rstd is None else rstd.view(x.shape[:-1]),
-    )
+    normed = _launch(rows, None if added is None else _rows(added), None, weight, bias, eps, summed)
+    return Normed(x if summed is None else summed.view(x.shape), normed.view(x.shape))
 
 
 def warps_for(width: int) -> int:
@@ -67,26 +60,27 @@ def _rows(x: Tensor) -> Tensor:
 def _launch(
     x: Tensor,
     added: Tensor | None,
+    shift: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     summed: Tensor | None,
-    normed: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor | None,
-) -> None:
+) -> Tensor:
+    """The norm of rows; their sum with `added` is written to `summed`."""
     count, width = x.shape
+    normed = torch.empty(count, width, dtype=x.dtype, device=x.device)
     if not count:
-        return
+        return normed
     with torch.cuda.device_of(x):
         normalise_rows[(count,)](
-            *(x, added, weight, bias, summed, normed, mean, rstd),
+            *(x, added, shift, weight, bias, summed, normed),
             *(x.stride(0), 0 if added is None else added.stride(0), normed.stride(0), eps),
             WIDTH=width,
             PADDED=triton.next_power_of_2(width),
             num_warps=warps_for(width),
             enable_fp_fusion=True,
         )
+    return normed
 
 
 @triton.jit
@@ -94,12 +88,11 @@ def _launch(
 def normalise_rows(
     x,
     added,
+    shift,
     weight,
     bias,
     summed,
     normed,
-    mean,
-    rstd,
     x_row,
     added_row,
     out_row,
@@ -118,6 +111,9 @@ def normalise_rows(
         values = (values.to(tl.float32) + more.to(tl.float32)).to(x.dtype.element_ty)
         tl.store(summed + row * out_row + columns, values, mask=inside)
     exact = values.to(tl.float32)
+    if shift is not None:
+        # [PADDED]
+        exact += tl.load(shift + columns, mask=inside, other=0.0)
     middle = tl.sum(exact, axis=0) / WIDTH
     centred = tl.where(inside, exact - middle, 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / WIDTH + eps)
@@ -129,6 +125,3 @@ def normalise_rows(
         (centred * inverse * gamma + beta).to(normed.dtype.element_ty),
         mask=inside,
     )
-    if mean is not None:
-        tl.store(mean + row, middle)
-        tl.store(rstd + row, inverse)

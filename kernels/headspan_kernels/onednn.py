@@ -22,6 +22,7 @@ from headspan_kernels import reference
 from headspan_kernels.reference import (
     Emitted,
     add_layer_norm,
+    add_linear,
     add_moments,
     attention_weights,
     layer_norm,
@@ -31,6 +32,7 @@ from headspan_kernels.reference import (
 
 __all__ = [
     "add_layer_norm",
+    "add_linear",
     "add_moments",
     "attention_emit",
     "attention_weights",

@@ -24,7 +24,8 @@ import triton.language as tl
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from headspan_kernels.reference import SUPPORT, Placed
+from headspan_kernels.filters import SUPPORT
+from headspan_kernels.reference import Placed
 
 # Output pixels a program, three channels each.
 BLOCK = 256

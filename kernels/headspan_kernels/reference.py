@@ -7,13 +7,14 @@ Triton or knows a model, a file or a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int32, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
+
+from headspan_kernels.filters import taps
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -31,12 +32,10 @@ class Emitted(NamedTuple):
 
 
 class Normed(NamedTuple):
-    """Rows, their LayerNorm, and on request its float32 mean and `1 / sqrt(var + eps)`."""
+    """Rows and their LayerNorm."""
 
     rows: Float[Tensor, "*rows width"]
     normed: Float[Tensor, "*rows width"]
-    mean: Float32[Tensor, "*rows"] | None
-    rstd: Float32[Tensor, "*rows"] | None
 
 
 def linear(
@@ -46,6 +45,16 @@ def linear(
 ) -> Float[Tensor, "*rows out"]:
     """`x Wᵀ + b`."""
     return F.linear(x, weight, bias)
+
+
+def add_linear(
+    x: Float[Tensor, "*rows out"],
+    y: Float[Tensor, "*rows in"],
+    weight: Float[Tensor, "out in"],
+) -> None:
+    """Add `y Wᵀ` to `x` in place; where products accumulate in float32, the sum is rounded once."""
+    # A view, since a copy would take the sum in place of `x`.
+    x.view(-1, x.shape[-1]).addmm_(y.reshape(-1, y.shape[-1]), weight.t())
 
 
 def linear_act(
@@ -67,9 +76,16 @@ def layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
+    shift: Float32[Tensor, " width"] | None = None,
 ) -> Float[Tensor, "*rows width"]:
-    """Normalise over the last axis; statistics are float32, the result has the type of `x`."""
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    """Normalise `x`, plus `shift` if there is one, over the last axis.
+
+    The sum and the statistics are float32; the result has the type of `x`.
+    """
+    if shift is None:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    shifted = x + shift
+    return F.layer_norm(shifted, x.shape[-1:], weight.to(shifted), bias.to(shifted), eps).to(x.dtype)
 
 
 def add_layer_norm(
@@ -78,16 +94,10 @@ def add_layer_norm(
     weight: Float[Tensor, " width"],
     bias: Float[Tensor, " width"],
     eps: float,
-    with_statistics: bool = False,
 ) -> Normed:
     """`x + added`, rounded to the type of the residual stream, and the LayerNorm of the sum."""
     rows = x if added is None else x + added
-    mean = rstd = None
-    if with_statistics:
-        exact = rows.float()
-        mean = exact.mean(dim=-1)
-        rstd = torch.rsqrt(exact.var(dim=-1, correction=0) + eps)
-    return Normed(rows, layer_norm(rows, weight, bias, eps), mean, rstd)
+    return Normed(rows, layer_norm(rows, weight, bias, eps))
 
 
 def attention_emit(
@@ -235,34 +245,6 @@ def _render(image: Tensor, where: Placed, size: tuple[int, int], mode: str, fill
     beside, above = max(-where.left, 0), max(-where.top, 0)
     padding = (beside, size[1] - beside - levels.shape[2], above, size[0] - above - levels.shape[1])
     return F.pad(levels, padding, value=fill).expand(3, -1, -1)
-
-
-# Half the width of a filter, in source pixels where the image is not made smaller.
-SUPPORT = {"bicubic": 2, "bilinear": 1}
-
-
-@lru_cache(maxsize=1024)
-def taps(source: int, target: int, mode: str) -> tuple[Int32[Tensor, " target"], Float32[Tensor, "target tap"]]:
-    """For every target pixel its first source pixel and the weights from there on, padded with zeros.
-
-    As Pillow's `precompute_coeffs`; its bicubic kernel has a = -1/2. Filters are stretched by the ratio if that is
-    above 1.
-    """
-    ratio = source / target
-    support = SUPPORT[mode] * max(ratio, 1.0)
-    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio
-    starts = (centres - support + 0.5).clamp(min=0).floor()
-    ends = (centres + support + 0.5).floor().clamp(max=source)
-    places = starts[:, None] + torch.arange(int((ends - starts).max()), dtype=torch.float64)
-    x = ((places - centres[:, None] + 0.5) / max(ratio, 1.0)).abs()
-    if mode == "bilinear":
-        weights = (1 - x).clamp(min=0)
-    else:
-        near = (1.5 * x - 2.5) * x * x + 1
-        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-    weights = weights * (places < ends[:, None])
-    return starts.int(), (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 def activated(y: Float[Tensor, "*rows out"], activation: str, gated: bool) -> Float[Tensor, "*rows hidden"]:

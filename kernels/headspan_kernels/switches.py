@@ -79,6 +79,8 @@ MOMENTS: dict[tuple[Capability, int], Tiles | Literal["reference"]] = {}
 # By capability, type, width, layers and tokens: the towers whose pass runs as a CUDA graph. An H100 takes 86.7 ms for
 # ViT-L/14 as a graph and 85.7 without.
 TOWER_GRAPH: dict[tuple[Capability, str, int, int, int], Literal[True]] = {}
+# By the same: the towers whose blocks' products add to the residual stream in place.
+SUMS_IN_PRODUCTS: dict[tuple[Capability, str, int, int, int], Literal[True]] = {}
 
 # What an entry's numbers are.
 _TABLES: dict[str, tuple[dict[Any, Any], Any]] = {
@@ -86,6 +88,7 @@ _TABLES: dict[str, tuple[dict[Any, Any], Any]] = {
     "LINEAR_ACT": (LINEAR_ACT, Cut),
     "MOMENTS": (MOMENTS, Tiles),
     "TOWER_GRAPH": (TOWER_GRAPH, None),
+    "SUMS_IN_PRODUCTS": (SUMS_IN_PRODUCTS, None),
 }
 SWITCHED_ON = Path(__file__).with_name("switched_on.json")
 
@@ -101,17 +104,31 @@ def switch_on(entries: list[dict[str, Any]]) -> None:
         table[key_of(entry["key"])] = sizes(*value) if isinstance(value, list) else value
 
 
+def switch(table: str, key: tuple[Any, ...], on: bool) -> None:
+    """Switch a key of a table that holds nothing but True on or off."""
+    _TABLES[table][0].pop(key, None)
+    if on:
+        _TABLES[table][0][key] = True
+
+
 @contextmanager
-def without_entries() -> Iterator[None]:
-    """Within it, nothing is switched on but what is by hand; the tables are restored afterwards."""
+def restored() -> Iterator[None]:
+    """Restore the tables afterwards."""
     held = [(table, dict(table)) for table, _ in _TABLES.values()]
-    switch_on([])
     try:
         yield
     finally:
         for table, entries in held:
             table.clear()
             table.update(entries)
+
+
+@contextmanager
+def without_entries() -> Iterator[None]:
+    """Within it, nothing is switched on but what is by hand."""
+    with restored():
+        switch_on([])
+        yield
 
 
 def key_of(parts: list[Any]) -> tuple[Any, ...]:
@@ -122,6 +139,11 @@ def key_of(parts: list[Any]) -> tuple[Any, ...]:
 def tower_graph(device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int) -> bool:
     """Whether a tower's pass runs as a CUDA graph on a device."""
     return device.type == "cuda" and (capability(device), name_of(dtype), width, layers, tokens) in TOWER_GRAPH
+
+
+def sums_in_products(device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int) -> bool:
+    """Whether the products of a tower's blocks add to the residual stream on a device."""
+    return device.type == "cuda" and (capability(device), name_of(dtype), width, layers, tokens) in SUMS_IN_PRODUCTS
 
 
 def attention_by(

@@ -18,13 +18,14 @@ from headspan.describe.policy.load import load_language_model
 from headspan.describe.policy.policy import Policy
 from tests.engine.tiny_language_model import make_language_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [[3], [3], [4, 5, 3], [3], [4, 5, 3], [6, 4], [4, 5, 3]]
 ANSWERS = [[4, 5, 1], [4, 6, 4, 1], [5], [4, 5, 1], [3, 3, 3, 3, 3], [1], [3, 3, 4]]
 END = 1
 
 
 @pytest.fixture(autouse=True)
-def _alone(one_thread: None) -> Iterator[None]:
+def _alone() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         yield

@@ -36,6 +36,7 @@ from tests.engine.described_store import make_described_store
 from tests.engine.tiny_language_model import make_language_model
 from tests.tolerances import RLOO_FLOAT32, relative_error
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = [
     "a",
     "red",
@@ -66,8 +67,8 @@ def _frozen() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _alone(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread, and no network."""
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network."""
 
     def refused(*args: Any) -> None:
         raise AssertionError("a training opened a connection")
@@ -322,10 +323,20 @@ class Killed(BaseException):
     """Ends a training without any of its own ends."""
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many threads compute."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
 def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(
-    whole: Trained, reward: Reward, language_model: Path, tmp_path: Path
+    threads: int, whole: Trained, reward: Reward, language_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "t"
+    if threads > 1:
+        whole = trained(reward, tmp_path / "whole", language_model)
 
     def kill(event: Progress) -> None:
         if event.stage == "training" and event.done == 4:

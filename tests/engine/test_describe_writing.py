@@ -43,14 +43,10 @@ from tests.engine.test_reading_buckets import printed_in_bucket
 from tests.engine.tiny_language_model import make_language_model
 from tests.s3_server import serving
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ("red", "circle", "square")
 QUESTIONS = ("red {c}", "{c} {c}?")
 TOKENS = 2
-
-
-@pytest.fixture(autouse=True)
-def _alone(one_thread: None) -> None:
-    """One thread."""
 
 
 @pytest.fixture(scope="module")

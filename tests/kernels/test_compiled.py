@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import Sizes
-from benchmarks.gpu_tower import tower_of
+from benchmarks.random_towers import tower_of
 from headspan.model.tower import Tower
 from tests.kernels.tritons import DEPRECATIONS, why_not_compiled
 
@@ -31,6 +31,7 @@ from triton import knobs
 from benchmarks import gpu_cases, gpu_ops
 from headspan_kernels import fused, linear, moments, reference
 from headspan_kernels.attention import attention_emit_cut, candidates
+from headspan_kernels.filters import SUPPORT
 from headspan_kernels.switches import Blocks, Cut
 from headspan_kernels.whole_heads import shared_bytes
 from tests.kernels.compiling import hand_launches_on
@@ -150,10 +151,15 @@ def linear_act(cut: Cut, gated: bool, dtype: torch.dtype = BF16) -> None:
     )
 
 
+def shifted_norm(dtype: torch.dtype, width: int = 1024) -> None:
+    weight, shift = meta(width, dtype=dtype), meta(width)
+    fused.layer_norm(meta(3, 257, width, dtype=dtype), weight, weight, 1e-5, shift)
+
+
 def preprocess() -> None:
     images = [meta(3, 480, 640, dtype=torch.uint8), meta(1, 1, 2, dtype=torch.uint8)]
     placed = [reference.Placed(224, 298, 0, 37), reference.Placed(224, 224, 0, 0, rows_first=True)]
-    for mode in reference.SUPPORT:
+    for mode in SUPPORT:
         fused.preprocess(images, placed, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), BF16, mode)
 
 
@@ -213,6 +219,8 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
     [
         (90, lambda: add_moments(64)),
         (90, preprocess),
+        (90, lambda: shifted_norm(BF16)),
+        (90, lambda: shifted_norm(FP16)),
         (90, lambda: linear_act(linear.candidates()[0], False)),
         (90, lambda: linear_act(linear.candidates(gated=True)[0], True, FP16)),
         (100, lambda: add_moments(64, (10, 0))),
@@ -221,7 +229,7 @@ def test_two_programs_that_keep_all_keys_fit_a_multiprocessor(
     ],
     indirect=["launcher"],
 )
-def test_the_kernels_after_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
+def test_the_kernels_beside_the_tower_fit_the_gpu(launcher: Launcher, work: Callable[[], None], tmp_path: Path) -> None:
     work()
     check(launcher, tmp_path)
 

@@ -70,12 +70,15 @@ def test_attention_takes_the_cut_with_the_least_time_over_all_that_a_tower_may_e
     assert word_of(row(ROWS, {USUAL: 0.4, KEPT: 0.39}, reference=0.5, reference_compiled=0.3)) == "on"
 
 
-def test_a_pass_is_a_cuda_graph_only_where_it_is_faster_so() -> None:
-    key = ("TOWER_GRAPH", [[9, 0], "float16", 768, 12, 50])
+@pytest.mark.parametrize("table", ["TOWER_GRAPH", "SUMS_IN_PRODUCTS"])
+def test_a_pass_runs_in_another_way_only_where_it_is_faster_so(table: str) -> None:
+    key = (table, [[9, 0], "float16", 768, 12, 50])
 
-    def verdict(graph: dict[str, Any], plain: dict[str, Any]) -> gpu_switches.Verdict:
-        rows = {"tower, fp16": plain, "tower as a CUDA graph, fp16": {**graph, "switch": key}}
+    def verdict(other: dict[str, Any], plain: dict[str, Any]) -> gpu_switches.Verdict:
+        rows = {"the plain row": plain, "another": {**other, "switch": key, "plain": "the plain row"}}
         found = {"question": gpu.PRECOMPUTE, "models": {"ViT-B-32": rows}}
+        if table == "SUMS_IN_PRODUCTS":
+            found = {"question": gpu.TOWER, "rows": rows}
         (only,) = gpu_switches.verdicts({**line(), **found})
         return only
 
@@ -83,7 +86,32 @@ def test_a_pass_is_a_cuda_graph_only_where_it_is_faster_so() -> None:
     assert (on.word, on.entry and on.entry["value"]) == ("on", True)
     assert verdict({"ms": 9.9}, {"ms": 10.0}).word == "off"
     assert verdict({"failed": "out of memory"}, {"ms": 10.0}).word == "open"
-    assert str(on) == "TOWER_GRAPH sm_90 float16 768 12 50: on, 9 ms by True, 10 ms by the plain pass"
+    assert verdict({"ms": 9.0}, {"failed": "out of memory"}).word == "open"
+    assert str(on) == f"{table} sm_90 float16 768 12 50: on, 9 ms by True, 10 ms by the plain pass"
+    worse = verdict({"ms": 9.0, "less_exact": "heads_error"}, {"ms": 10.0})
+    assert (worse.word, worse.why) == ("off", "less exact than the plain pass: heads_error")
+    assert on.entry is not None
+    with switches.restored():
+        switches.switch_on([on.entry])
+        assert getattr(switches, table) == {((9, 0), "float16", 768, 12, 50): True}
+
+
+@pytest.mark.usefixtures("tables")
+def test_what_won_is_used_for_the_rows_that_the_same_run_measures_later() -> None:
+    key = ((9, 0), "bfloat16", 1024, 24, 257)
+
+    def use(**rows: dict[str, Any]) -> bool:
+        rows["faster"] = {"switch": ("SUMS_IN_PRODUCTS", key), "plain": "apart", "ms": 80.0, **rows.get("faster", {})}
+        gpu_switches.use_what_won(rows)
+        return key in switches.SUMS_IN_PRODUCTS
+
+    assert not use(apart={"failed": "out of memory"})
+    assert use(apart={"ms": 84.0})
+    # Nothing new is known.
+    assert use(apart={"failed": "out of memory"})
+    assert not use(apart={"ms": 84.0}, faster={"less_exact": "heads_error"})
+    assert use(apart={"ms": 84.0})
+    assert not use(apart={"ms": 81.0})
 
 
 def assert_switched_on(tiles: Tiles) -> None:
@@ -117,7 +145,7 @@ def test_recording_winning_rows_switches_kernels_on_and_a_later_losing_row_off_a
         "LINEAR_ACT sm_90 bfloat16 gelu False 1024 4096: on, 0.9 ms by (128, 256, 64, 8, 3, 1), 1 ms by PyTorch" in said
     )
     assert "\nnorm: in use, faster: 0.1 ms, 0.2 ms by PyTorch at its best\n" in said
-    assert "\nsums: no switch turns it on, not faster: 0.1 ms, 0.09 ms by PyTorch at its best\n" in said
+    assert "\nsums: not in use, not faster: 0.1 ms, 0.09 ms by PyTorch at its best\n" in said
     assert "\npreprocess: in use, not measured, or wrong\n" in said
     assert said.endswith(f"3 entries in {switches.SWITCHED_ON}")
     # Both this process and later ones use them.

@@ -190,12 +190,27 @@ def test_a_layer_norm_keeps_its_type_and_computes_float32_statistics(
     # The mean is far from zero, so 16-bit statistics would lose the spread.
     x = (20 + draw(*shape)).to(dtype)
     weight, bias = draw(shape[-1], dtype=dtype, seed=1), draw(shape[-1], dtype=dtype, seed=2)
-    found = reference.layer_norm(x, weight, bias, 1e-5)
-    exact = x.double().numpy()
-    centred = exact - exact.mean(axis=-1, keepdims=True)
-    normed = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
-    assert found.dtype == dtype
-    assert relative_error(found.float(), normed * weight.double().numpy() + bias.double().numpy()) < tolerance
+    for shift in (None, draw(shape[-1], seed=3)):
+        found = reference.layer_norm(x, weight, bias, 1e-5, shift)
+        exact = x.double().numpy() + (0 if shift is None else shift.double().numpy())
+        centred = exact - exact.mean(axis=-1, keepdims=True)
+        normed = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+        assert found.dtype == dtype
+        assert relative_error(found.float(), normed * weight.double().numpy() + bias.double().numpy()) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+def test_a_product_is_added_in_place_also_to_one_row_of_each_image(dtype: torch.dtype, tolerance: float) -> None:
+    rows, y, weight = draw(3, 5, 7, dtype=dtype), draw(3, 5, 11, dtype=dtype, seed=1), draw(7, 11, dtype=dtype, seed=2)
+    whole, one = rows.clone(), rows.clone()
+    reference.add_linear(whole, y, weight)
+    reference.add_linear(one[:, 0], y[:, 0], weight)
+    exact = rows.double().numpy() + y.double().numpy() @ weight.double().numpy().T
+    assert relative_error(whole.float(), exact) < tolerance
+    assert relative_error(one[:, 0].float(), exact[:, 0]) < tolerance
+    assert torch.equal(one[:, 1:], rows[:, 1:])
+    with pytest.raises(RuntimeError, match="view"):
+        reference.add_linear(rows.transpose(0, 1), y.transpose(0, 1), weight)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3, 257])
@@ -234,15 +249,10 @@ def test_images_of_scale_0_add_nothing_to_the_moments() -> None:
         assert relative_error(gram[0, head], sum(np.outer(row, row) for row in rows)) < tolerances.FLOAT64
 
 
-def test_a_norm_with_a_residual_returns_the_sum_and_its_statistics() -> None:
+def test_a_norm_with_a_residual_returns_the_sum() -> None:
     x, added, weight, bias = draw(3, 7, 5), draw(3, 7, 5, seed=1), draw(5), draw(5, seed=1)
-    found = reference.add_layer_norm(x, added, weight, bias, 1e-5, with_statistics=True)
-    exact = x.double().numpy() + added.double().numpy()
-    assert found.mean is not None
-    assert found.rstd is not None
-    assert relative_error(found.rows, exact) < tolerances.FLOAT32_SUM
-    assert relative_error(found.mean, exact.mean(axis=-1)) < tolerances.FLOAT32_SUM
-    assert relative_error(found.rstd, 1 / np.sqrt(exact.var(axis=-1) + 1e-5)) < tolerances.FLOAT32_SUM
+    found = reference.add_layer_norm(x, added, weight, bias, 1e-5)
+    assert relative_error(found.rows, x.double().numpy() + added.double().numpy()) < tolerances.FLOAT32_SUM
     assert torch.equal(found.normed, reference.layer_norm(found.rows, weight, bias, 1e-5))
     assert reference.add_layer_norm(x, None, weight, bias, 1e-5).rows is x
 
@@ -323,6 +333,7 @@ def test_every_device_has_ops_of_the_same_names_and_parameters() -> None:
         module = ops(torch.device(device))
         for name in (
             "add_layer_norm",
+            "add_linear",
             "add_moments",
             "attention_emit",
             "attention_weights",

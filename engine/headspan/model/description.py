@@ -107,6 +107,11 @@ class Description:
         return self.pos_embed.dtype
 
     @property
+    def switch_key(self) -> tuple[torch.dtype, int, int, int]:
+        """What decides in `headspan_kernels.switches` how the pass runs: type, width, layers and tokens."""
+        return self.dtype, self.blocks[0].out_proj.weight.shape[0], len(self.blocks), len(self.pos_embed)
+
+    @property
     def ops(self) -> ModuleType:
         """The ops for the device of the weights."""
         return ops(self.projection.device)

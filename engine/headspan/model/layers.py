@@ -69,6 +69,12 @@ class Block(NamedTuple):
     mlp: Mlp
 
     @property
+    def is_pre_norm(self) -> bool:
+        """Whether norms stand before attention and MLP only, so that their outputs are linear maps' products."""
+        before, after = (self.norm_attention, self.mlp.norm), (self.norm_output, self.mlp.norm_output)
+        return all(norm is not None for norm in before) and all(norm is None for norm in after)
+
+    @property
     def has_output_norms(self) -> bool:
         """Whether a norm stands between the head outputs and the residual stream."""
         return self.norm_heads is not None or self.norm_output is not None

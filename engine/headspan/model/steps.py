@@ -1,8 +1,9 @@
 """The steps of an image tower's forward pass: pixels to rows, attention, MLP, and the pooled row.
 
 tower.py puts them together for one pass, and variants.py for many sets of pruned heads. In all methods, `x` is the
-residual stream `[batch, token, width]`, and `added` is the output of the last attention or MLP, which is not yet added
-to `x`. The next norm adds it, since it reads the rows anyway.
+residual stream `[batch, token, width]`, and `added` is what `x` still lacks: the output of the last attention or MLP.
+The next norm adds it, since it reads the rows anyway. Where products add their outputs to `x` in place, `x` lacks only
+the sum of their biases, `[width]`, since such a product takes none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from headspan.model.description import Description
 from headspan.model.joint import embedding
-from headspan.model.layers import AttentionPool, Block, Convolution, Mlp, Norm
+from headspan.model.layers import AttentionPool, Block, Convolution, Linear, Mlp, Norm
 from headspan_kernels.reference import ACTIVATIONS, Emitted
 
 
@@ -47,18 +48,31 @@ class Steps(Description):
         return x if norm is None else self.ops.layer_norm(x, *norm)
 
     def _add_norm(self, norm: Norm | None, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`x + added`, and its norm."""
+        """`x + added`, and its norm; the first without `added` if that is a sum of biases."""
         if norm is None:
             rows = summed(x, added)
             return rows, rows
+        if added is not None and added.ndim == 1:
+            return x, self.ops.layer_norm(x, *norm, added)
         normed = self.ops.add_layer_norm(x, added, *norm)
         return normed.rows, normed.normed
 
     def mlp(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """`x + added`, and the MLP's output on it."""
+        rows, hidden = self.hidden(mlp, x, added)
+        return rows, self.normed(mlp.norm_output, self.ops.linear(hidden, *mlp.fc2))
+
+    def hidden(self, mlp: Mlp, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`x + added`, and what enters the MLP's second linear map."""
         rows, y = self._add_norm(mlp.norm, x, added)
-        y = self.ops.linear_act(y, *mlp.fc1, mlp.activation, mlp.gated)
-        return rows, self.normed(mlp.norm_output, self.ops.linear(self.normed(mlp.norm_hidden, y), *mlp.fc2))
+        return rows, self.normed(mlp.norm_hidden, self.ops.linear_act(y, *mlp.fc1, mlp.activation, mlp.gated))
+
+    def written(self, x: Tensor, y: Tensor, linear: Linear, biases: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`x`, and what it lacks after a linear map of `y`: the map's output, or `biases` if the product adds it."""
+        if biases is None:
+            return x, self.ops.linear(y, *linear)
+        self.ops.add_linear(x, y, linear.weight)
+        return x, biases
 
     def attend(
         self, block: Block, x: Tensor, added: Tensor | None, pooling: Tensor | None = None, slot: Tensor | None = None
@@ -186,8 +200,8 @@ def zeroed(head_outputs: Tensor, without: Sequence[int], heads: int) -> Tensor:
 
 
 def summed(x: Tensor, added: Tensor | None) -> Tensor:
-    """`x + added`; `x` if nothing is to be added."""
-    return x if added is None else x + added
+    """`x + added`, in the type of `x`; `x` if nothing is to be added."""
+    return x if added is None else (x + added).to(x.dtype)
 
 
 def pooled(x: Tensor, pooling: Tensor | None) -> Tensor:
@@ -195,7 +209,8 @@ def pooled(x: Tensor, pooling: Tensor | None) -> Tensor:
     if x.ndim == 2:
         return x.float()
     if pooling is None:
-        return x[:, 0].float()
+        # A copy, since products may add to `x` in place later.
+        return x[:, 0].to(torch.float32, copy=True)
     return torch.einsum("bnd,bn->bd", x.float(), pooling.expand(len(x), -1))
 
 

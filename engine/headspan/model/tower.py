@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from headspan.model.layers import AttentionPool, Block
+from headspan.model.layers import AttentionPool, Block, Mlp
 from headspan.model.steps import Steps, deviation, pooled, summed
 from headspan_kernels.reference import Emitted
+from headspan_kernels.switches import sums_in_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class Tower(Steps):
         terms = [pooled(x, pooling)] if with_terms and direct else []
         last = len(self.blocks) - 1
         added: Tensor | None = None
-        for index, block in enumerate(self.blocks):
+        biases = self._biases_so_far(x.device)
+        for index, (block, (after_heads, after_mlp)) in enumerate(zip(self.blocks, biases, strict=True)):
             slot = patches[:, len(layer_heads)] if patches is not None and index in layers else None
             if index == last and direct and pooling is None:
                 x, head_outputs, emitted = self.attend_class_token(block, x, added, slot)
@@ -80,12 +82,12 @@ class Tower(Steps):
                 x, head_outputs, emitted = self.attend(block, x, added, pooling, slot)
                 if index in through_pool:
                     earlier.append(head_outputs)
-            added, heads = self._output(block, head_outputs, emitted, slot)
-            x, added = self.mlp(block.mlp, x, added)
+            x, added, heads = self._output(block, x, head_outputs, emitted, slot, after_heads)
+            x, added, term = self._mlp(block.mlp, x, added, pooling, with_terms and direct, after_mlp)
             if index in layers:
                 layer_heads.append(heads)
-            if with_terms and direct:
-                terms.append(pooled(added, pooling))
+            if term is not None:
+                terms.append(term)
         taken = None
         if self.attention_pool is not None:
             slot = None if patches is None else patches[:, 0]
@@ -120,15 +122,52 @@ class Tower(Steps):
             taken = torch.stack([torch.einsum("bpn,bnhk->bhpk", weights, each) for each in by_head], dim=1)
         return self.ops.linear(head_outputs, *pool.out_proj), emitted.heads, taken
 
+    def _biases_so_far(self, device: torch.device) -> Sequence[tuple[Tensor, Tensor] | tuple[None, None]]:
+        """The biases that `x` lacks after the heads and after the MLP of each block if products add to it in place.
+
+        None where products are written apart, as they must be if a norm follows them.
+        """
+        if not (all(block.is_pre_norm for block in self.blocks) and sums_in_products(device, *self.switch_key)):
+            return [(None, None)] * len(self.blocks)
+        biases = torch.stack([linear.bias for block in self.blocks for linear in (block.out_proj, block.mlp.fc2)])
+        so_far = biases.float().cumsum(dim=0)
+        return list(zip(so_far[::2], so_far[1::2], strict=True))
+
+    def _mlp(
+        self,
+        mlp: Mlp,
+        x: Tensor,
+        added: Tensor | None,
+        pooling: Tensor | None,
+        with_term: bool,
+        biases: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`x` and what it lacks after an MLP, and on request what the pooled row receives from it."""
+        x, hidden = self.hidden(mlp, x, added)
+        x, output = self.written(x, hidden, mlp.fc2, biases)
+        added = self.normed(mlp.norm_output, output)
+        if not with_term:
+            return x, added, None
+        if biases is None:
+            return x, added, pooled(added, pooling)
+        # The output went into `x`. It is linear in `hidden`, and so is its mean.
+        return x, added, self.ops.linear(pooled(hidden, pooling).to(x.dtype), *mlp.fc2).float()
+
     def _output(
-        self, block: Block, head_outputs: Tensor, emitted: Emitted, slot: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """What attention adds to the residual stream, and the emitted head outputs after the norms on the way, if any.
+        self,
+        block: Block,
+        x: Tensor,
+        head_outputs: Tensor,
+        emitted: Emitted,
+        slot: Tensor | None,
+        biases: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`x` and what it lacks after attention, and the emitted head outputs after the norms on the way, if any.
 
         Such a norm makes the heads depend on each other only through its mean and `s`. Those are taken from the pooled
         row; given them, each head's contribution is linear again.
         """
-        added = self.projected(block, head_outputs)
+        x, added = self.written(x, self.normed(block.norm_heads, head_outputs), block.out_proj, biases)
         if block.norm_heads is not None:
             # The mean over all heads' numbers is subtracted from each number; each token subtracts 1/N of it.
             mean = emitted.heads.mean(dim=(1, 2), keepdim=True)
@@ -147,7 +186,7 @@ class Tower(Steps):
             added, emitted = self.normed(block.norm_output, added), Emitted(heads, patches)
         if slot is not None and block.has_output_norms and emitted.patches is not None:
             slot.copy_(emitted.patches)
-        return added, emitted.heads
+        return x, added, emitted.heads
 
     def _pooling_weights(self, pixels: Tensor) -> Tensor | None:
         """Weights of the rows in the pooled row, `[1 or batch, token]`; None unless the rows are averaged."""

@@ -101,13 +101,8 @@ def prepare(settings: PrecomputeSettings, load: Callable[[], LoadedModel] | None
         layers=layers,
         through_pool=through_pool,
         emit=settings.emit,
-        forward=Replayed(forward) if tower_graph(device, *graph_key(tower)) else forward,
+        forward=Replayed(forward) if tower_graph(device, *tower.switch_key) else forward,
     )
-
-
-def graph_key(tower: Tower) -> tuple[torch.dtype, int, int, int]:
-    """What decides whether a tower's pass runs as a CUDA graph: type, width, layers and tokens."""
-    return tower.dtype, tower.blocks[0].out_proj.weight.shape[0], len(tower.blocks), len(tower.pos_embed)
 
 
 def refuse_impossible(settings: PrecomputeSettings, config: dict[str, Any]) -> None:
