@@ -168,8 +168,9 @@ class Toy:
     def adapter(model: Any) -> dict[str, torch.Tensor]:
         return {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
 
-    def exact(self, step: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """In float64: the model, log-probabilities of each description with and without adapter, and its tokens."""
+    def exact(self, step: int) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """In float64: the model, log-probabilities of all tokens, and of each description with and without adapter; and
+        the number of tokens."""
         from peft import get_peft_model
 
         with silent():
@@ -186,7 +187,21 @@ class Toy:
         own = self._log_probabilities(model, batch)
         with torch.no_grad(), model.disable_adapter():
             reference = self._log_probabilities(model, batch)
-        return model, (own * mask).sum(1), (reference * mask).sum(1), mask.sum()
+        return model, own, (own * mask).sum(1), (reference * mask).sum(1), mask.sum()
+
+    def of_tokens(self, step: int, rewards: np.ndarray) -> np.ndarray:
+        """The advantage of each of two tokens over others of its prompt; the second's over those of the same first."""
+        batch = self.batches[step]
+        first, count = batch["completion_ids"][:, 0].numpy(), batch["completion_mask"].sum(dim=1).numpy()
+        found = np.zeros((12, batch["completion_ids"].shape[1]))
+        for row in range(12):
+            others = [each for each in range(row // 3 * 3, row // 3 * 3 + 3) if each != row]
+            baseline = rewards[others].mean()
+            found[row, 0] = rewards[row] - baseline
+            if count[row] > 1:
+                alike = [rewards[each] for each in others if first[each] == first[row] and count[each] > 1]
+                found[row, 1] = rewards[row] - np.mean([*alike, baseline, baseline])
+        return found
 
     @staticmethod
     def _log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -201,13 +216,14 @@ class Toy:
         return found
 
 
-def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("baseline", ["prompt", "prefix"])
+def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(baseline: str, tmp_path: Path) -> None:
     # With some seeds, the gradients of a matrix cancel to a thousandth of their terms, and so lose these digits.
-    toy = Toy(tmp_path, "rloo", 0.5, seed=5)
+    toy = Toy(tmp_path, "rloo", 0.5, seed=5, baseline=baseline)
     assert toy.trainer._in_trees
     first, second = {}, {}
     for step in range(3):
-        model, own, reference, tokens = toy.exact(step)
+        model, own_tokens, own, reference, tokens = toy.exact(step)
         divergence = (own - reference).detach().numpy()
         assert np.abs(divergence).max() > 0.1
         rewards = np.array(toy.rewards[step]) - 0.5 * divergence
@@ -220,6 +236,11 @@ def test_rloo_equals_its_formula_in_float64_on_a_toy_of_two_words(tmp_path: Path
         assert relative_error(toy.batches[step]["advantages"], advantages) < RLOO_FLOAT32
         assert toy.kl[step] == pytest.approx(divergence.sum() / float(tokens), abs=1e-5)
         loss = -(torch.exp(own - own.detach()) * torch.from_numpy(advantages)).mean()
+        if baseline == "prefix":
+            mask = toy.batches[step]["completion_mask"].double()
+            of_tokens = toy.of_tokens(step, rewards)
+            assert np.abs(of_tokens - advantages[:, None])[mask.numpy() > 0].max() > 0.01
+            loss = -((own_tokens - own_tokens.detach() + 1) * mask * torch.from_numpy(of_tokens)).sum(dim=1).mean()
         assert toy.losses[step] == pytest.approx(loss.item(), abs=1e-5)
         loss.backward()
         exact = {name: each.grad.numpy() for name, each in model.named_parameters() if each.requires_grad}
@@ -538,6 +559,7 @@ def test_the_rate_is_constant_and_falls_to_0_in_the_part_of_the_steps_that_decay
     ("values", "text"),
     [
         ({"method": "ppo"}, "training method 'ppo' is unknown; choose from rloo, grpo"),
+        ({"baseline": "none"}, "baseline 'none' is unknown; choose from prefix, prompt"),
         ({"beta": -0.1}, "beta is -0.1, but must be 0 or more"),
         ({"beta": float("nan")}, "beta is nan, but must be 0 or more"),
         ({"untrained_samples": 0}, "untrained_samples is 0, but must be at least 1"),

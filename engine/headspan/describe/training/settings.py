@@ -12,6 +12,8 @@ from headspan.errors import SettingsError
 
 RLOO, GRPO = "rloo", "grpo"
 METHODS = (RLOO, GRPO)
+PREFIX, PROMPT = "prefix", "prompt"
+BASELINES = (PREFIX, PROMPT)
 # As in the published run.
 STEPS, BATCH = 1000, 32
 # Penalties of the frontier of reward against divergence.
@@ -23,12 +25,16 @@ class TrainingSettings:
     """How a language model is trained. Raises SettingsError for values that cannot be used.
 
     `rloo` subtracts `beta` times the description's log-ratio, trained over untrained, from its reward, and compares
-    it with the mean of the other descriptions of the same prompt (Ahmadian et al., arXiv 2402.14740). `grpo` adds the
+    it with the mean of the other descriptions of the same prompt (Ahmadian et al., arXiv 2402.14740); each token, with
+    those of the same prompt that begin as its own does, unless `baseline` is `prompt`. `grpo` adds the
     penalty to the loss instead, token by token, and does not divide rewards by their spread (Shao et al.,
     arXiv 2402.03300; Liu et al., arXiv 2503.20783).
     """
 
     method: str = RLOO
+    # What a token is compared with, by RLOO: other descriptions with the same beginning, or all others of its prompt,
+    # as published. Both have the same mean gradient, the first one less noise.
+    baseline: str = PREFIX
     # The weight of the divergence from the untrained model, in units of reward for each nat.
     beta: float = 0.05
     steps: int = STEPS
@@ -59,6 +65,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"training method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
+        if self.baseline not in BASELINES:
+            raise SettingsError(f"baseline {self.baseline!r} is unknown; choose from {', '.join(BASELINES)}")
         for name in ("steps", "batch", "untrained_samples", "tokens", "rank", "alpha"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -112,5 +120,6 @@ class TrainingSettings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingSettings:
-        """Settings from what `as_json` gave."""
+        """Settings from what `as_json` gave, also before there was a choice of baselines."""
+        values = {"baseline": PROMPT, **values}
         return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})

@@ -22,8 +22,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from headspan.describe.policy.trees import Sampled, log_probabilities, sample, takes_trees
+from headspan.describe.training.prefix_baseline import prefix_advantages
 from headspan.describe.training.prompts import ordered
-from headspan.describe.training.settings import RLOO, TrainingSettings
+from headspan.describe.training.settings import PREFIX, RLOO, TrainingSettings
 from headspan.describe.training.untrained import UntrainedAnswers
 
 # Without a penalty TRL does not run the untrained model, and the divergence would stay unknown. In float32, a reward
@@ -65,6 +66,9 @@ class _Rloo(_Quick, RLOOTrainer):
     # Where some answers to each prompt are drawn from, and how many of them.
     _untrained: UntrainedAnswers | None = None
     _untrained_each = 0
+    # Whether tokens are compared with descriptions of the same beginning; and the newest log-probabilities of tokens.
+    _by_prefix = False
+    _log_p: Tensor
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         if self._untrained is None:
@@ -91,6 +95,13 @@ class _Rloo(_Quick, RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         found = super()._generate_and_score_completions(inputs)
+        if self._by_prefix:
+            kept = found["prompt_mask"].bool(), found["completion_mask"].bool()
+            prompts, answers = (
+                [tuple(row[keep].tolist()) for row, keep in zip(found[name], mask, strict=True)]
+                for name, mask in zip(("prompt_ids", "completion_ids"), kept, strict=True)
+            )
+            found["token_advantages"] = prefix_advantages(found["advantages"], prompts, answers, kept[1].shape[1])
         if self._untrained is not None:
             # What is logged is of the model's own answers.
             mask, ids = found["completion_mask"], found["completion_ids"]
@@ -105,6 +116,14 @@ class _Rloo(_Quick, RLOOTrainer):
             metrics["kl"][-1] = (kl.mean() / lengths.mean()).item()
         return found
 
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        if not self._by_prefix:
+            return loss
+        # Each step samples anew, so this is the policy's gradient with an advantage for each token.
+        ratios = (self._log_p - self._log_p.detach()).exp()
+        return -(ratios * inputs["token_advantages"]).sum(dim=1).mean()
+
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
@@ -117,6 +136,7 @@ class _Rloo(_Quick, RLOOTrainer):
             )
         if not _adapted(model):
             self._reference = found[0]
+        self._log_p = found[0]
         return found
 
     def _in_tree(self, model: Any, input_ids: Tensor, kept: Tensor, logits_to_keep: int) -> Any:
@@ -240,6 +260,7 @@ def make_trainer(
     if settings.method == RLOO:
         trainer._untrained, trainer._untrained_each = untrained, settings.untrained
         trainer._reuses = settings.dropout == 0
+        trainer._by_prefix = settings.baseline == PREFIX
         asked = tokenizer([row["prompt"] for row in rows])["input_ids"]
         trainer._in_trees = takes_trees(trainer.model, list(chain.from_iterable(asked)))
     trainer.remove_callback(PrinterCallback)
