@@ -139,14 +139,13 @@ def _rows(name: str, qkv: Tensor, heads: int, pooling: Tensor | None = None, pat
         tried = tuple(dict.fromkeys((first, *kept[:1], *([] if kept and tokens < 512 else tried[2:3]))))
     cuts = [str(tuple(cut)) for cut in tried]
     emitted = 4 * batch * width + (0 if patches is None else patches.nbytes)
-    alone = patches is None and qkv.dtype == BF16
     return Case(
         f"attention_emit, {name}",
         "attention_emit",
         arguments,
         8 * batch * tokens * width + emitted,
         (4 if pooling is None else 6) * batch * tokens**2 * width,
-        peers={kind: (partial(through, backend), arguments) for kind, backend in BACKENDS.items() if alone},
+        peers={kind: (partial(through, backend), arguments) for kind, backend in BACKENDS.items() if patches is None},
         cuts={cut: partial(attention.attention_emit_cut, each) for cut, each in zip(cuts, tried, strict=True)},
         used=_name(used),
         switch=("ATTENTION", (*_place(qkv), head_dim, tokens, pooling is not None)),

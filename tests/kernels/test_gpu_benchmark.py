@@ -285,9 +285,14 @@ def test_the_peers_of_the_gpu_benchmark_do_the_same_work(run_toy: Callable[[], d
 def test_the_gpu_benchmark_has_the_rows_of_the_forward_pass_in_fp16_too(
     run_toy: Callable[[], dict[str, Any]],
 ) -> None:
-    names = {dtype: {case.name for case in gpu_cases.cases(2, dtype)} for dtype in (torch.bfloat16, torch.float16)}
-    assert names[torch.float16] == {
-        f"{name}, fp16" for name in names[torch.bfloat16] if name not in ("add_moments", "preprocess")
+    peers = {
+        dtype: {case.name: case.peers.keys() for case in gpu_cases.cases(2, dtype)}
+        for dtype in (torch.bfloat16, torch.float16)
+    }
+    assert peers[torch.float16] == {
+        f"{name}, fp16": each
+        for name, each in peers[torch.bfloat16].items()
+        if name not in ("add_moments", "preprocess")
     }
 
 
