@@ -89,9 +89,11 @@ class Sizes:
     planted_beta: float = 0.2
     questions: tuple[str, ...] = QUESTIONS[::9]
     planted_questions: tuple[str, ...] = PLANTED_QUESTIONS
-    # Sampled descriptions of each question about a class, and of the questions of planted CLIPs.
+    # Sampled descriptions of each question about a class, of the questions of planted CLIPs by the best model for the
+    # penalty, and by untrained and trained models, which hold a planted phrase less often.
     samples: int = 64
     planted_samples: int = 96
+    planted_written: int = 384
     # Samples that best-of-N chooses from.
     best_of: int = 256
     # Values in the sentences that are enumerated.
@@ -169,9 +171,9 @@ def planted(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> di
     with _folder() as folder:
         what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
         asked = sizes.planted_questions
-        untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_samples, seed=seed)
+        untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_written, seed=seed)
         trained = _trained(reward, folder / "trained", sizes.planted_training, asked, sizes.planted_beta, seed=seed)
-        written = _written(reward, trained, asked, sizes, sizes.planted_samples, seed=seed)
+        written = _written(reward, trained, asked, sizes, sizes.planted_written, seed=seed)
         best = best_in_groups(untrained, sizes.planted_best_of, seed)
         added = added_by_phrases(reward)
         return {
