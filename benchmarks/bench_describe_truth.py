@@ -43,7 +43,6 @@ DUE_TO = (
 TOY = Sizes(
     scenes=16, images=64, planted_images=64, recipe=replace(PLANTING, steps=2, batch_size=8),
     training=TrainingSettings(steps=1, batch=4, generations=2, tokens=8),
-    planted_training=TrainingSettings(steps=1, batch=4, generations=4, untrained=2, untrained_samples=4, tokens=8),
     betas={"contrastive": (0.2,)}, questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2,
     planted_samples=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,), kinds=1,
 )  # fmt: skip
