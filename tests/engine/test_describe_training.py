@@ -587,6 +587,13 @@ def test_settings_that_cannot_be_used_are_refused(values: dict[str, Any], text: 
         TrainingSettings(**values)
 
 
+def test_trainings_from_before_there_were_two_baselines_have_that_of_prompts() -> None:
+    values = TrainingSettings().as_json()
+    assert values.pop("baseline") == "prefix"
+    assert TrainingSettings.from_json(values) == TrainingSettings(baseline="prompt")
+    assert TrainingSettings.from_json(TrainingSettings(untrained=2).as_json()) == TrainingSettings(untrained=2)
+
+
 def test_language_models_that_cannot_be_used_are_refused(
     reward: Reward, language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
