@@ -43,8 +43,10 @@ DUE_TO = (
 TOY = Sizes(
     scenes=16, images=64, planted_images=64, recipe=replace(PLANTING, steps=2, batch_size=8),
     training=TrainingSettings(steps=1, batch=4, generations=2, tokens=8),
+    planted_training=TrainingSettings(steps=1, batch=4, generations=4, untrained=2, untrained_samples=4, tokens=8),
     betas={"contrastive": (0.2,)}, questions=QUESTIONS[:1], planted_questions=QUESTIONS[:1], samples=2,
-    planted_samples=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,), kinds=1,
+    planted_samples=2, planted_written=2, planted_best_of=2, best_of=4, most=1, planted_most=1, heads=(), seeds=(1,),
+    kinds=1,
 )  # fmt: skip
 # At which the best possible reward is shown, in nats.
 _DIVERGENCES = (1, 2, 3, 4, 5, 6)

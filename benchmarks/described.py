@@ -35,7 +35,7 @@ from headspan.describe.policy.policy import open_policy
 from headspan.describe.rewards.reward import Reward
 from headspan.describe.rewards.target import Target
 from headspan.describe.training.prompts import every_prompt
-from headspan.describe.training.settings import PROMPT, TrainingSettings
+from headspan.describe.training.settings import PREFIX, PROMPT, TrainingSettings
 from headspan.describe.training.train import train
 from headspan.describe.writing.write import write
 from headspan.head_names import Head
@@ -64,6 +64,9 @@ TRAINING = TrainingSettings(
     baseline=PROMPT, steps=260, batch=288, generations=16, tokens=20, lr=4e-3, decay=0.6, dropout=0.0, adam_beta2=0.95,
     clip=0.2,
 )  # fmt: skip
+# What is particular to one class is rare among the model's own descriptions, and gone once the model has learned the
+# same wording for all: so some are the untrained model's.
+PLANTED_TRAINING = replace(TRAINING, baseline=PREFIX, steps=140, untrained=6)
 # The subjects of these questions are habitats, moods and authors, moods and days, and styles, authors and days: between
 # them, they ask for each kind of non-visual phrases.
 PLANTED_QUESTIONS = tuple(QUESTIONS[number] for number in (10, 15, 16, 21))
@@ -79,15 +82,18 @@ class Sizes:
     planted_images: int = 1_200
     recipe: Recipe = PLANTING
     training: TrainingSettings = TRAINING
+    planted_training: TrainingSettings = PLANTED_TRAINING
     # The penalties of the trainings of each target.
     betas: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {"contrastive": (0.5, 0.2, 0.1)})
     heads_beta: float = 0.2
     planted_beta: float = 0.2
     questions: tuple[str, ...] = QUESTIONS[::9]
     planted_questions: tuple[str, ...] = PLANTED_QUESTIONS
-    # Sampled descriptions of each question about a class, and of the questions of planted CLIPs.
+    # Sampled descriptions of each question about a class, of the questions of planted CLIPs by the best model for the
+    # penalty, and by untrained and trained models, which hold a planted phrase less often.
     samples: int = 64
     planted_samples: int = 96
+    planted_written: int = 384
     # Samples that best-of-N chooses from.
     best_of: int = 256
     # Values in the sentences that are enumerated.
@@ -113,7 +119,7 @@ def rewarded(sizes: Sizes, name: str, beta: float, work: Path | None = None) -> 
     with _folder() as folder:
         store = _shipped(work or folder, sizes)
         reward = Reward(store, shape_classes(store), TARGETS[name])
-        trained = _trained(reward, folder / "trained", sizes, sizes.questions, beta)
+        trained = _trained(reward, folder / "trained", sizes.training, sizes.questions, beta)
         figures = _written(reward, trained, sizes.questions, sizes, best_of=sizes.best_of).quality
         return {key: rounded(value) for key, value in figures.items() if np.isfinite(value)}
 
@@ -153,7 +159,7 @@ def by_head(sizes: Sizes, head: Head | None, is_trained: bool = True, work: Path
             reward = Reward(store, classes, replace(reward.target, scale=scale))
         model: Any = LANGUAGE_MODEL
         if is_trained:
-            model = _trained(reward, folder / "trained", sizes, sizes.questions, sizes.heads_beta)
+            model = _trained(reward, folder / "trained", sizes.training, sizes.questions, sizes.heads_beta)
         written = _written(reward, model, sizes.questions, sizes)
         figures = {name: rounded(written.quality[name]) for name in ("reward", "kl")}
         best = best_colours(reward)
@@ -165,9 +171,9 @@ def planted(sizes: Sizes, seed: int, even: bool, work: Path | None = None) -> di
     with _folder() as folder:
         what, reward, judge = _planted_clip(work or folder, sizes, seed, even)
         asked = sizes.planted_questions
-        untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_samples, seed=seed)
-        trained = _trained(reward, folder / "trained", sizes, asked, sizes.planted_beta, seed=seed)
-        written = _written(reward, trained, asked, sizes, sizes.planted_samples, seed=seed)
+        untrained = _written(reward, LANGUAGE_MODEL, asked, sizes, sizes.planted_written, seed=seed)
+        trained = _trained(reward, folder / "trained", sizes.planted_training, asked, sizes.planted_beta, seed=seed)
+        written = _written(reward, trained, asked, sizes, sizes.planted_written, seed=seed)
         best = best_in_groups(untrained, sizes.planted_best_of, seed)
         added = added_by_phrases(reward)
         return {
@@ -247,8 +253,10 @@ def _store(folder: Path, *arguments: Any, **settings: Any) -> Store:
     return Store(made) if made.exists() else made_store(folder, *arguments, **settings)
 
 
-def _trained(reward: Reward, out: Path, sizes: Sizes, questions: tuple[str, ...], beta: float, seed: int = 0) -> Any:
-    settings = replace(sizes.training, beta=beta, seed=seed)
+def _trained(
+    reward: Reward, out: Path, training: TrainingSettings, questions: tuple[str, ...], beta: float, seed: int = 0
+) -> Any:
+    settings = replace(training, beta=beta, seed=seed)
     return train(reward, out, LANGUAGE_MODEL, questions=questions, settings=settings, samples=0, device="cpu")
 
 
