@@ -102,11 +102,7 @@ def without_switch(line: dict[str, Any]) -> Iterable[str]:
 
 def decides(table: str, tower: Description, plain: str) -> dict[str, Any]:
     """The fields by which a row decides whether a table has an entry for `tower`, beside the row `plain`."""
-    dtype, *shape = tower.switch_key
-    return {
-        "switch": (table, (switches.capability(tower.projection.device), switches.name_of(dtype), *shape)),
-        "plain": plain,
-    }
+    return {"switch": (table, switches.tower_key(tower.projection.device, *tower.switch_key)), "plain": plain}
 
 
 def _passes(rows: dict[str, dict[str, Any]], line: dict[str, Any]) -> Iterable[Verdict]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -177,36 +178,39 @@ def _linear_act_by_the_kernel() -> Iterator[None]:
 @contextmanager
 def _sums_in_products(tower: Tower, on: bool) -> Iterator[None]:
     """Within it, the products of towers of this shape add to the residual stream, or are written apart."""
-    dtype, *shape = tower.switch_key
-    key: Any = (switches.capability(torch.device(gpu.DEVICE)), switches.name_of(dtype), *shape)
     with switches.restored():
-        switches.switch("SUMS_IN_PRODUCTS", key, on)
+        switches.switch("SUMS_IN_PRODUCTS", switches.tower_key(tower.projection.device, *tower.switch_key), on)
         yield
 
 
 def _residual_sums(whole: Tower, pixels: Tensor) -> dict[str, Callable[[], dict[str, Any]]]:
     """The tower in both 16-bit types with the residual sums apart, and in the products if that is as exact."""
 
+    @cache
+    def exact() -> Exact:
+        return Exact(random_tower(), _pixels(COMPARED))
+
+    def time(tower: Tower, on: bool) -> dict[str, float]:
+        given = pixels.to(tower.dtype)
+        return _timed(lambda: _emit(tower, given), _sums_in_products(tower, on))
+
+    def errors(tower: Tower, on: bool) -> dict[str, float]:
+        with _sums_in_products(tower, on):
+            return exact().errors(tower.dtype)
+
     def apart(dtype: torch.dtype) -> dict[str, Any]:
-        tower, given = whole.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype)
-        return _timed(lambda: _emit(tower, given), _sums_in_products(tower, False))
+        return time(whole.to(torch.device(gpu.DEVICE), dtype), False)
 
     def in_products(dtype: torch.dtype, plain: str) -> dict[str, Any]:
-        tower, given = whole.to(torch.device(gpu.DEVICE), dtype), pixels.to(dtype)
-        took = _timed(lambda: _emit(tower, given), _sums_in_products(tower, True))
-        exact = Exact(random_tower(), _pixels(COMPARED))
-        errors = []
-        for on in (False, True):
-            with _sums_in_products(tower, on):
-                errors.append(exact.errors(dtype))
-        before, after = errors
-        worse = [name for name in before if name != "cosine" and not after[name] <= MORE_ERROR * before[name]]
+        tower = whole.to(torch.device(gpu.DEVICE), dtype)
+        took, before, after = time(tower, True), errors(tower, False), errors(tower, True)
         found = {
             **took,
             "errors_apart": before,
             "errors": after,
             **gpu_switches.decides("SUMS_IN_PRODUCTS", tower, plain),
         }
+        worse = [name for name in before if name != "cosine" and not after[name] <= MORE_ERROR * before[name]]
         return {**found, "less_exact": ", ".join(worse)} if worse else found
 
     works: dict[str, Callable[[], dict[str, Any]]] = {}

@@ -28,8 +28,7 @@ def layer_norm(
     shift: Float32[Tensor, " width"] | None = None,
 ) -> Float[Tensor, "*rows width"]:
     """As `reference.layer_norm`."""
-    rows = _rows(x)
-    return _launch(rows, None, shift, weight, bias, eps, None).view(x.shape)
+    return _launch(_rows(x), weight, bias, eps, shift=shift).view(x.shape)
 
 
 def add_layer_norm(
@@ -40,10 +39,11 @@ def add_layer_norm(
     eps: float,
 ) -> Normed:
     """As `reference.add_layer_norm`."""
-    rows = _rows(x)
-    summed = None if added is None else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
-    normed = _launch(rows, None if added is None else _rows(added), None, weight, bias, eps, summed)
-    return Normed(x if summed is None else summed.view(x.shape), normed.view(x.shape))
+    if added is None:
+        return Normed(x, layer_norm(x, weight, bias, eps))
+    summed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    normed = _launch(_rows(x), weight, bias, eps, added=_rows(added), summed=summed)
+    return Normed(summed, normed.view(x.shape))
 
 
 def warps_for(width: int) -> int:
@@ -59,14 +59,15 @@ def _rows(x: Tensor) -> Tensor:
 
 def _launch(
     x: Tensor,
-    added: Tensor | None,
-    shift: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    summed: Tensor | None,
+    *,
+    added: Tensor | None = None,
+    summed: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """The norm of rows; their sum with `added` is written to `summed`."""
+    """Return the norm of rows. The kernel writes the sum of `x` and `added` to `summed`, which is contiguous."""
     count, width = x.shape
     normed = torch.empty(count, width, dtype=x.dtype, device=x.device)
     if not count:

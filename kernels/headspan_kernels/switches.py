@@ -136,14 +136,21 @@ def key_of(parts: list[Any]) -> tuple[Any, ...]:
     return tuple(parts[0]), *parts[1:]
 
 
+def tower_key(
+    device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int
+) -> tuple[Capability, str, int, int, int]:
+    """The key of a tower in `TOWER_GRAPH` and `SUMS_IN_PRODUCTS`."""
+    return capability(device), name_of(dtype), width, layers, tokens
+
+
 def tower_graph(device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int) -> bool:
     """Whether a tower's pass runs as a CUDA graph on a device."""
-    return device.type == "cuda" and (capability(device), name_of(dtype), width, layers, tokens) in TOWER_GRAPH
+    return device.type == "cuda" and tower_key(device, dtype, width, layers, tokens) in TOWER_GRAPH
 
 
 def sums_in_products(device: torch.device, dtype: torch.dtype, width: int, layers: int, tokens: int) -> bool:
     """Whether the products of a tower's blocks add to the residual stream on a device."""
-    return device.type == "cuda" and (capability(device), name_of(dtype), width, layers, tokens) in SUMS_IN_PRODUCTS
+    return device.type == "cuda" and tower_key(device, dtype, width, layers, tokens) in SUMS_IN_PRODUCTS
 
 
 def attention_by(

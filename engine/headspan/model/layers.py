@@ -71,8 +71,8 @@ class Block(NamedTuple):
     @property
     def is_pre_norm(self) -> bool:
         """Whether norms stand before attention and MLP only, so that their outputs are linear maps' products."""
-        before, after = (self.norm_attention, self.mlp.norm), (self.norm_output, self.mlp.norm_output)
-        return all(norm is not None for norm in before) and all(norm is None for norm in after)
+        has_both = self.norm_attention is not None and self.mlp.norm is not None
+        return has_both and self.norm_output is None and self.mlp.norm_output is None
 
     @property
     def has_output_norms(self) -> bool:

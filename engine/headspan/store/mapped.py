@@ -83,11 +83,17 @@ class MappedRows(ShardRows):
         found = spans(shards)
         first_rows = (shards[[first for first, _ in found]] * self.spec.shard[0]).tolist()
         for (first, end), first_row in zip(found, first_rows, strict=True):
-            shard = self._shard(first_row)
-            pieces = self._kept_pieces.get(first_row)
-            if pieces is None and (pieces := self._pieces(shard)) is not None:
+            yield first, end, self._pieces_at(first_row)
+
+    def _pieces_at(self, first_row: int) -> np.ndarray | None:
+        """Return the pieces of the shard that begins with `first_row`, and keep them as long as its map."""
+        shard = self._shard(first_row)
+        pieces = self._kept_pieces.get(first_row)
+        if pieces is None:
+            pieces = self._pieces(shard)
+            if pieces is not None:
                 self._kept_pieces[first_row] = pieces
-            yield first, end, pieces
+        return pieces
 
     def read_ahead(self, first_row: int, end: int, places: np.ndarray) -> None:
         """Ask the system to read what `take` would copy of the rows from `first_row` to `end`, without waiting."""

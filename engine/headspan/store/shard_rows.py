@@ -105,9 +105,10 @@ class ShardRows(ABC):
         if not out.size:
             return
         # In the order of the file, so that pieces that are copied one after the other share pages.
-        order = None if bool((np.diff(rows) >= 0).all()) else np.argsort(rows, kind="stable")
-        shards, index = self._items(rows if order is None else rows[order], places)
-        in_place = order is None and out.dtype == self.spec.dtype
+        order = np.argsort(rows, kind="stable")
+        ascending = bool((order == np.arange(len(rows))).all())
+        shards, index = self._items(rows[order], places)
+        in_place = ascending and out.dtype == self.spec.dtype
         if in_place:
             taken = out.reshape(len(rows), index.shape[1], -1).view(self.piece)[:, :, 0]
         else:
@@ -127,7 +128,8 @@ class ShardRows(ABC):
                     pieces.take(index[first:stop], out=here, mode="clip")
                 first = stop
                 if not in_place and stop in (begin + len(taken), len(rows)):
-                    self._place(taken[: stop - begin], slice(begin, stop) if order is None else order[begin:stop], out)
+                    where = slice(begin, stop) if ascending else order[begin:stop]
+                    self._place(taken[: stop - begin], where, out)
                     begin = stop
 
     def _place(self, taken: np.ndarray, where: slice | np.ndarray, out: np.ndarray) -> None:

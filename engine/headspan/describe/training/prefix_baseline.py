@@ -1,8 +1,8 @@
 """Compare each token of a description with the descriptions that begin as this one does before the token.
 
-A token can only change what follows it. So what its description has beyond those of the same beginning is its own
-doing, and what a beginning was worth is not counted for the tokens behind it. The gradient has the same mean as with
-one baseline for a prompt, since no baseline depends on the token or on what follows it, and less noise.
+A token changes only what follows it. Its baseline is therefore the mean reward of the other descriptions of the prompt
+that have the same tokens before it. No baseline depends on the token or on what follows it, so the mean of the gradient
+is that of one baseline for each prompt. Its variance is smaller.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Hashable, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-# The baseline of a beginning counts as so many descriptions in that of the beginning which is longer by a token, which
-# one or two others may have. With less, groups of four have more noise than with one baseline for a prompt.
+# Few other descriptions may have a beginning, so its baseline is a mean of their rewards and of this many times the
+# baseline of the beginning that is shorter by a token. With less weight, the gradients of groups of four have more
+# variance than with one baseline for each prompt.
 _WEIGHT = 2.0
 
 
@@ -25,8 +26,8 @@ def prefix_advantages(
 ) -> Float[Tensor, "answer token"]:
     """The advantage of each token, with zeros after an answer's end.
 
-    `advantages` are those of whole answers over the others of the same prompt, as RLOO has them. That of a token is
-    over other answers with the same beginning, and over shorter beginnings if there are few of those.
+    `advantages` are those of whole answers: the reward less the mean reward of the other answers to the same prompt,
+    as RLOO computes them. The advantage of a token is the reward less the baseline of the tokens before it.
     """
     found = advantages.new_zeros(len(answers), width)
     groups: dict[Hashable, list[int]] = {}
@@ -37,17 +38,17 @@ def prefix_advantages(
         others = len(rows) - 1
         # Rewards up to a constant: each one's distance from the mean of all.
         values = {row: given[row] * others / len(rows) for row in rows}
+        beginnings = {row: [tuple(answers[row][:length]) for length in range(len(answers[row]))] for row in rows}
         sums: dict[tuple[int, ...], tuple[float, int]] = {}
         for row in rows:
-            for length in range(len(answers[row])):
-                beginning = tuple(answers[row][:length])
+            for beginning in beginnings[row]:
                 total, count = sums.get(beginning, (0.0, 0))
                 sums[beginning] = total + values[row], count + 1
         for row in rows:
             value, baseline, weight = values[row], 0.0, 0.0
             of_answer = []
-            for length in range(len(answers[row])):
-                total, count = sums[tuple(answers[row][:length])]
+            for beginning in beginnings[row]:
+                total, count = sums[beginning]
                 if count > 1 or weight:
                     baseline = (total - value + weight * baseline) / (count - 1 + weight)
                 weight = _WEIGHT

@@ -25,15 +25,15 @@ class TrainingSettings:
     """How a language model is trained. Raises SettingsError for values that cannot be used.
 
     `rloo` subtracts `beta` times the description's log-ratio, trained over untrained, from its reward, and compares
-    it with the mean of the other descriptions of the same prompt (Ahmadian et al., arXiv 2402.14740); each token, with
-    those of the same prompt that begin as its own does, unless `baseline` is `prompt`. `grpo` adds the
-    penalty to the loss instead, token by token, and does not divide rewards by their spread (Shao et al.,
+    it with the mean of the other descriptions of the same prompt (Ahmadian et al., arXiv 2402.14740). Unless `baseline`
+    is `prompt`, it compares each token with those descriptions only that have the same tokens before it. `grpo` adds
+    the penalty to the loss instead, token by token, and does not divide rewards by their spread (Shao et al.,
     arXiv 2402.03300; Liu et al., arXiv 2503.20783).
     """
 
     method: str = RLOO
-    # What a token is compared with, by RLOO: other descriptions with the same beginning, or all others of its prompt,
-    # as published. Both have the same mean gradient, the first one less noise.
+    # What RLOO compares a token with: the other descriptions with the same tokens before it, or all others of its
+    # prompt, as published. The mean of the gradient is the same.
     baseline: str = PREFIX
     # The weight of the divergence from the untrained model, in units of reward for each nat.
     beta: float = 0.05

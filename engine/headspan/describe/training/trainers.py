@@ -66,7 +66,7 @@ class _Rloo(_Quick, RLOOTrainer):
     # Where some answers to each prompt are drawn from, and how many of them.
     _untrained: UntrainedAnswers | None = None
     _untrained_each = 0
-    # Whether tokens are compared with descriptions of the same beginning; and the newest log-probabilities of tokens.
+    # Whether tokens are compared with descriptions of the same beginning; and the last log-probabilities computed.
     _by_prefix = False
     _log_p: Tensor
 
@@ -96,12 +96,10 @@ class _Rloo(_Quick, RLOOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         found = super()._generate_and_score_completions(inputs)
         if self._by_prefix:
-            kept = found["prompt_mask"].bool(), found["completion_mask"].bool()
-            prompts, answers = (
-                [tuple(row[keep].tolist()) for row, keep in zip(found[name], mask, strict=True)]
-                for name, mask in zip(("prompt_ids", "completion_ids"), kept, strict=True)
-            )
-            found["token_advantages"] = prefix_advantages(found["advantages"], prompts, answers, kept[1].shape[1])
+            prompts = _without_padding(found["prompt_ids"], found["prompt_mask"])
+            answers = _without_padding(found["completion_ids"], found["completion_mask"])
+            width = found["completion_ids"].shape[1]
+            found["token_advantages"] = prefix_advantages(found["advantages"], prompts, answers, width)
         if self._untrained is not None:
             # What is logged is of the model's own answers.
             mask, ids = found["completion_mask"], found["completion_ids"]
@@ -155,6 +153,11 @@ class _Rloo(_Quick, RLOOTrainer):
 
 class _Grpo(_Quick, GRPOTrainer):
     """GRPO, silent and quick."""
+
+
+def _without_padding(ids: Tensor, mask: Tensor) -> list[tuple[int, ...]]:
+    """The tokens of each row that the mask keeps."""
+    return [tuple(row[keep].tolist()) for row, keep in zip(ids, mask.bool(), strict=True)]
 
 
 def _adapted(model: Any) -> bool:
