@@ -41,7 +41,8 @@ from headspan.web.state.model_processes import ModelProcesses
 from headspan.web.state.open_stores import OpenStores
 from headspan.web.state.uploads import Uploads
 from tests.conftest import ToyRun, encoded_image
-from tests.engine.test_process_decoder import alive, wait_until
+from tests.engine.test_process_decoder import alive
+from tests.waiting import wait_until
 
 POOL = Pool("things", ("a red car", "a blue dog", "a hat"), ("colors", "colors", "clothes"))
 LONG = "a red car and a blue dog under a green hat beside a tall tree near two white houses on a small hill"
@@ -160,10 +161,17 @@ def test_a_question_whose_process_dies_is_refused_and_the_next_one_answered(
     assert pid is not None
     # It reads the question only after it has ended.
     os.kill(pid, signal.SIGSTOP)
-    killer = threading.Timer(0.5, os.kill, [pid, signal.SIGKILL])
+    asked = model.process(store)._turn.locked
+
+    def kill_when_asked() -> None:
+        wait_until(asked)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_asked)
     killer.start()
     with pytest.raises(ModelLoading, match="ended before it answered, and is started again"):
         model.text_vectors(store, ["a text before the end"])
+    killer.join()
     assert model.text_vectors(store, ["a text before the end"])[0].shape == (1, store.joint)
 
 
@@ -240,11 +248,11 @@ def test_weights_that_are_not_on_the_machine_are_not_fetched(
     with pytest.raises(ModelError, match=r"the model cannot be loaded: .*headspan explore --download") as caught:
         model.text_vectors(store, ["a text that nobody knows"])
     # Final: a second question does not load the model again.
-    begin = time.monotonic()
+    loading = model.process(store)._thread
     with pytest.raises(ModelError) as again:
         model.text_vectors(store, ["a text that nobody knows"])
     assert str(again.value) == str(caught.value)
-    assert time.monotonic() - begin < 1
+    assert model.process(store)._thread is loading
     model.close()
 
 

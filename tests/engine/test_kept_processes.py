@@ -28,7 +28,8 @@ from headspan.shards.reader import ShardReader
 from headspan.shards.tar_images import TarImages
 from tests.conftest import ToyRun
 from tests.engine.decoding import spans
-from tests.engine.test_process_decoder import SMALL, children, shard, wait_until
+from tests.engine.test_process_decoder import SMALL, children, shard
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from anyio import to_thread
@@ -49,8 +48,10 @@ def ask(app: Turns, paths: list[str], method: str = "GET") -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_as_many_requests_as_given_are_answered_at_once_in_their_order(method: str) -> None:
-    answering = Answering(lambda path: time.sleep(0.05))
-    paths = [f"/api/{number}" for number in range(9)]
+    # Each waits for another one; a third one at the same time would be counted before it is asked to wait.
+    together = threading.Barrier(2, timeout=30)
+    answering = Answering(lambda path: together.wait())
+    paths = [f"/api/{number}" for number in range(10)]
     ask(Turns(answering, "/api/", 2, method), paths, method)
     assert answering.most == 2
     assert answering.order == paths
@@ -58,9 +59,9 @@ def test_as_many_requests_as_given_are_answered_at_once_in_their_order(method: s
 
 @pytest.mark.parametrize(("path", "method"), [("/page", "GET"), ("/api/uploads", "POST")])
 def test_other_requests_do_not_wait(path: str, method: str) -> None:
-    answering = Answering(lambda path: time.sleep(0.2))
-    ask(Turns(answering, "/api/", 1), [path] * 4, method)
-    assert answering.most == 4
+    together = threading.Barrier(4, timeout=30)
+    ask(Turns(Answering(lambda path: together.wait()), "/api/", 1), [path] * 4, method)
+    assert not together.broken
 
 
 def test_a_request_that_waits_for_something_else_lets_another_one_pass() -> None:
