@@ -103,7 +103,7 @@ def _stored(folder: Path, measured: int, many: int) -> dict[str, Any]:
         memory = {}
         for asked in (max(CLIENTS, many // 10), many - many // 10):
             _loop(server, mix, asked)
-            memory[f"{asked}"] = server.anonymous_bytes
+            memory[f"{asked}"] = server.own_bytes
         has_torch = server.has_torch
     first, last = memory.values()
     kinds = {kind: {**times, "alone": alone["kinds"][kind]["p50"]} for kind, times in row["kinds"].items()}
@@ -114,7 +114,7 @@ def _stored(folder: Path, measured: int, many: int) -> dict[str, Any]:
         "sketches_seconds": round(built, 1),
         **{name: value for name, value in row.items() if name != "kinds"},
         "kinds": kinds,
-        "anonymous_bytes": [first, last],
+        "own_bytes": [first, last],
     }
 
 
@@ -200,7 +200,7 @@ def _free_port() -> int:
 
 def table(line: Mapping[str, Any]) -> list[list[str]]:
     """Rows for the marks, then one for each kind of answer, the slowest first."""
-    first, last = line["anonymous_bytes"]
+    first, last = line["own_bytes"]
     torch = "with" if line["has_torch"] else "without"
     found = [
         ["20 requests at a time", "p50", "p95", "p99", "one at a time", "mark"],

@@ -9,13 +9,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 _WAIT_SECONDS = 60.0
+# Part of the command line of a searching process.
+_SEARCHING = b"headspan.web.searches.worker"
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,33 @@ class Served:
             return json.loads(answer.read())
 
     @property
-    def anonymous_bytes(self) -> int:
-        """Resident memory that belongs to no file."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon:"))
+    def own_bytes(self) -> int:
+        """Resident memory of the server and its searching processes that belongs to no file of a disk.
+
+        What several processes share, such as sketches, counts once: each counts its share of it.
+        """
+        return sum(_own_bytes(pid) for pid in self._pids())
 
     @property
     def processor_seconds(self) -> float:
-        """Processor time of all threads."""
-        status = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8")
-        user, system = status.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """Processor time of all threads, and of the searching processes."""
+        return sum(_processor_seconds(pid) for pid in self._pids())
 
     @property
     def has_torch(self) -> bool:
         """Whether a library of torch is mapped."""
         return "libtorch" in Path(f"/proc/{self.process.pid}/maps").read_text(encoding="utf-8")
+
+    def _pids(self) -> list[int]:
+        """The server, and its searching processes."""
+        found = [self.process.pid]
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            # A process may end meanwhile.
+            with suppress(OSError):
+                status = (path.parent / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                if int(status[1]) == self.process.pid and _SEARCHING in path.read_bytes():
+                    found.append(int(path.parent.name))
+        return found
 
     def wait_until_idle(self, most_seconds: float) -> float:
         """Wait until the process computes nothing, as when it has built its sketches; returns the seconds."""
@@ -83,6 +96,19 @@ def served(stores: Sequence[Path], port: int) -> Iterator[Served]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _processor_seconds(pid: int) -> float:
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    user, system = status.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_bytes(pid: int) -> int:
+    """The process's share of memory that belongs to no file, and of memory that processes share."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    sizes = {name: int(size.split()[0]) << 10 for name, _, size in (line.partition(":") for line in lines[1:])}
+    return sizes["Pss_Anon"] + sizes["Pss_Shmem"]
 
 
 def _until_ready(process: subprocess.Popen[bytes], port: int) -> float:

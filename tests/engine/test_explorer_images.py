@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from headspan.explore.maps.segments import contrast, segment
 from headspan.explore.nearest import kept_sketches, search
 from headspan.explore.nearest.neighbours import nearest_ablated, nearest_to_text
 from headspan.explore.nearest.property_neighbours import property_neighbours
+from headspan.explore.nearest.search import answered
 from headspan.prune.direct.ablation import mean_ablated
 from headspan.tasks.texts_as_classes import named_classes
 from headspan.web.app import application
@@ -398,7 +400,7 @@ def test_a_sketch_finds_the_same_neighbours_of_ablated_embeddings(
     survivors = search.survivors
     monkeypatch.setattr(search, "survivors", lambda *asked: (left.append(survivors(*asked)), left[-1])[1])
     vector = ablated_vector(store, query_image(store, IMAGE), removed).astype(np.float32)
-    found = nearest(store, vector, None, 9, IMAGE, True, removed)
+    found = nearest(store, vector, None, 9, IMAGE, removed, partial(answered, sketched=True))
     assert found.images.tolist() == wanted.images.tolist()
     np.testing.assert_array_equal(found.scores, wanted.scores)
     assert len(left) == 1

@@ -116,6 +116,11 @@ def map_shared(descriptor: int, size: int) -> UInt8[np.ndarray, " byte"]:
     return np.frombuffer(mmap.mmap(descriptor, size), np.uint8)
 
 
+def map_to_read(descriptor: int, size: int) -> UInt8[np.ndarray, " byte"]:
+    """The first `size` bytes of a memory file, which this mapping cannot change; unmapped with the last view."""
+    return np.frombuffer(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), np.uint8)
+
+
 @contextmanager
 def locked(descriptor: int, number: int) -> Iterator[None]:
     """Hold lock `number` of a memory file. The system releases the locks of a process that ends.

@@ -17,12 +17,14 @@ import uvicorn
 from threadpoolctl import threadpool_limits
 
 from headspan.errors import SettingsError, counted
+from headspan.explore.nearest.kept_sketches import share_sketches
 from headspan.io.disk_blocks import MOST_BYTES
 from headspan.run.planned_sources import places
 from headspan.web.allocator import share_one_heap
 from headspan.web.app import application
 from headspan.web.bounded_heads import BoundedHeads
 from headspan.web.guard import ANY_ADDRESS
+from headspan.web.searches.search_processes import SearchProcesses
 from headspan.web.state.explorer import Explorer
 from headspan.web.state.model_processes import ModelProcesses
 from headspan.web.state.open_stores import OpenStores
@@ -80,8 +82,9 @@ def serve(
     each = [*weights] * len(stores) if len(weights) == 1 else weights
     known = {opened.get(name).path.absolute(): weight for name, weight in zip(opened.names, each, strict=False)}
     models = ModelProcesses(known, shards, download=download, cache_bytes=cache_bytes)
-    explorer = Explorer(opened, models, Uploads(), tuple(shards))
-    with _listening(host, port) as listener:
+    share_sketches()
+    with SearchProcesses() as searches, _listening(host, port) as listener:
+        explorer = Explorer(opened, models, Uploads(), tuple(shards), searches=searches)
         found: int = listener.getsockname()[1]
         address = f"http://{_in_address(host)}:{found}/"
         app = application(explorer, [*_hosts(host, found), *allowed_hosts])

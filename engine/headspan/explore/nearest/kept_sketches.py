@@ -14,15 +14,18 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from headspan.background import finish, later
+from headspan.errors import HeadspanError
 from headspan.explore.nearest.eight_bits import EightBits
 from headspan.explore.nearest.nearest_lists import NearestLists
 from headspan.explore.nearest.scored import ScoredEmbedding, Sketchable
+from headspan.explore.nearest.shared import in_shared_memory
 from headspan.explore.nearest.sketch import Sketch
 from headspan.forgetting import Forgetting
 from headspan.store.mapped import UnmappableError
@@ -116,6 +119,13 @@ class _Kept:
 
 
 _kept = _Kept()
+_in_shared_memory = False
+
+
+def share_sketches() -> None:
+    """Keep sketches that are built from now on in memory files, so that other processes can read them."""
+    global _in_shared_memory
+    _in_shared_memory = True
 
 
 def forget_sketches() -> None:
@@ -134,7 +144,8 @@ def sketch_for(store: Store, scored: Sketchable, sketched: bool | None = None) -
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
     key = (_kept.number(store), scored.of)
-    found = _kept_or_built(key, Sketch.most_bytes(rows, scored.coordinates), lambda: Sketch(scored, rows), sketched)
+    most_bytes = Sketch.most_bytes(rows, scored.coordinates)
+    found = _kept_or_built(key, most_bytes, lambda: _placed(Sketch(scored, rows)), sketched)
     # Keys tell which of both it is.
     return cast("Sketch | None", found)
 
@@ -145,7 +156,8 @@ def eight_bits_of(store: Store, scored: ScoredEmbedding, sketched: bool | None =
     if sketched is False or scored.bytes < _LEAST_BYTES:
         return None
     key = (_kept.number(store), scored.of, "eight bits")
-    found = _kept_or_built(key, EightBits.most_bytes(rows, store.joint), lambda: EightBits(scored, rows), sketched)
+    most_bytes = EightBits.most_bytes(rows, store.joint)
+    found = _kept_or_built(key, most_bytes, lambda: _placed(EightBits(scored, rows)), sketched)
     return cast("EightBits | None", found)
 
 
@@ -183,4 +195,12 @@ def _build(key: Hashable, build: Callable[[], _Kind]) -> _Kind | None:
     except UnmappableError:
         return None
     _kept.put(key, built)
+    return built
+
+
+def _placed(built: _Kind) -> _Kind:
+    """A sketch in shared memory, if that is wanted and can be had."""
+    if _in_shared_memory:
+        with suppress(HeadspanError):
+            return in_shared_memory(built)
     return built

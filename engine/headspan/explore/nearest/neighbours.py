@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from headspan.errors import SettingsError, counted
 from headspan.events import Listener, ignore
-from headspan.explore.nearest.search import search, search_both_ends, search_one_of
+from headspan.explore.nearest.search import Answering, Question, answered, search_one_of
 from headspan.explore.nearest.similarities import distinct, refuse_other_vectors
 from headspan.explore.query.query_image import Image, QueryImage, own_coordinates, query_image, unit_embedding
 from headspan.frames import Tabular
@@ -111,15 +111,20 @@ def nearest_to_one_of(
 
 
 def both_ends(
-    store: Store, vector: Float[np.ndarray, " joint"], heads: Sequence[Head], count: int = 10
+    store: Store,
+    vector: Float[np.ndarray, " joint"],
+    heads: Sequence[Head],
+    count: int = 10,
+    answering: Answering = answered,
 ) -> tuple[Neighbours, Neighbours]:
     """The images with the largest dot products of `nearest_to_vector`, and those with the smallest, smallest first.
 
-    Raises as `nearest_to_vector` does.
+    `answering` searches. Raises as `nearest_to_vector` does.
     """
     refuse_other_vectors(store, np.asarray(vector)[None])
     _refuse_not_finite(store, vector, "text")
-    top, bottom = search_both_ends(store, distinct(store, heads), np.asarray(vector, np.float32), count)
+    question = Question(distinct(store, heads), np.asarray(vector, np.float32), count, both_ends=True)
+    top, bottom = answering(store, question)
     return Neighbours(*top, store), Neighbours(*bottom, store)
 
 
@@ -178,7 +183,7 @@ def nearest_ablated(
     query = query_image(store, image, on_progress, weights=weights)
     chosen = distinct(store, heads) if heads else []
     vector = ablated_vector(store, query, chosen).astype(np.float32)
-    return nearest(store, vector, None, count, query.image, None, chosen)
+    return nearest(store, vector, None, count, query.image, chosen)
 
 
 def ablated_vector(store: Store, query: QueryImage, heads: Sequence[Head]) -> Float64[np.ndarray, " joint"]:
@@ -208,17 +213,18 @@ def nearest(
     heads: Sequence[Head] | None,
     count: int,
     without: int | None = None,
-    sketched: bool | None = None,
     ablated: Sequence[Head] = (),
+    answering: Answering = answered,
 ) -> Neighbours:
     """The `count` images with the largest dot products with `vector`, through distinct `heads` or the embedding.
 
-    The image `without` is left out. `sketched` and `ablated` are as in `search`. Raises
-    SettingsError if the vector is not finite.
+    The image `without` is left out. `ablated` is as in `search`, and `answering` searches. Raises SettingsError if the
+    vector is not finite.
     """
     _refuse_not_finite(store, vector, "image or text")
     chosen = None if heads is None else distinct(store, heads)
-    return Neighbours(*search(store, chosen, vector, count, without, sketched, ablated), store)
+    (found,) = answering(store, Question(chosen, vector, count, without, ablated))
+    return Neighbours(*found, store)
 
 
 def _refuse_not_finite(store: Store, vector: Float[np.ndarray, " joint"], other: str) -> None:

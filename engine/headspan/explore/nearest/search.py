@@ -7,16 +7,18 @@ their order differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from headspan.explore.nearest.eight_bits import EightBits
 from headspan.explore.nearest.kept_sketches import eight_bits_of, lists_of, sketch_for
 from headspan.explore.nearest.scored import Scored, ScoredEmbedding, ScoredHeads, Sketchable
 from headspan.explore.nearest.scored_ablated import ScoredAblated
-from headspan.explore.nearest.sketch import Products
+from headspan.explore.nearest.sketch import Products, Sketch
 from headspan.explore.nearest.survivors import survivors
 from headspan.store.head_space import Head
 from headspan.store.reader import Store
@@ -41,6 +43,42 @@ class Best(NamedTuple):
 _NONE = Best(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What is searched for: the images with the largest dot products of `query` and what `heads` and `ablated` name."""
+
+    # The mean contribution through distinct stored heads; None for the unit embedding.
+    heads: Sequence[Head] | None
+    query: Float32[np.ndarray, " joint"]
+    count: int
+    # An image that is left out.
+    without: int | None = None
+    # Heads whose contributions to the unit embeddings are at their means.
+    ablated: Sequence[Head] = ()
+    # Whether the images with the smallest products are wanted too; only through heads, and without the two above.
+    both_ends: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketches:
+    """What is read instead of all numbers to answer a question."""
+
+    # Of the heads or the embedding, then of each ablated head.
+    parts: Sequence[Sketch]
+    # Of the embedding, where it is kept.
+    eight_bits: EightBits | None = None
+
+    @property
+    def every(self) -> list[Sketch | EightBits]:
+        """All of them; that in eight bits is the last one."""
+        return [*self.parts, *([] if self.eight_bits is None else [self.eight_bits])]
+
+
+# The best images of a question; of both ends, the largest products first, then the smallest ones, ascending.
+Answer = tuple[Best, ...]
+Answering = Callable[[Store, Question], Answer]
+
+
 def search(
     store: Store,
     heads: Sequence[Head] | None,
@@ -56,22 +94,64 @@ def search(
     their means. The image `without` is left out, as are images that failed. Of equal scores, the first images are
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
-    scored = _scored(store, heads, ablated)
+    return answered(store, Question(heads, query, count, without, ablated), sketched)[0]
+
+
+def search_both_ends(
+    store: Store,
+    heads: Sequence[Head],
+    query: Float32[np.ndarray, " joint"],
+    count: int,
+    sketched: bool | None = None,
+) -> Answer:
+    """What `search` finds for `query`, and for its negative; a sketch, or all numbers, are read once.
+
+    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
+    """
+    return answered(store, Question(heads, query, count, both_ends=True), sketched)
+
+
+def answered(store: Store, question: Question, sketched: bool | None = None) -> Answer:
+    """The answer to a question, by sketches where they are kept. `sketched` is as in `sketch_for`."""
+    return answered_by(store, question, sketches_of(store, question, sketched))
+
+
+def sketches_of(store: Store, question: Question, sketched: bool | None = None) -> Sketches | None:
+    """The sketches that answer a question; None if some of them are not kept yet, so that all numbers are read."""
+    if question.count <= 0 or not store.images:
+        return None
+    # The sketches that other queries read serve every choice of heads.
+    if len(question.ablated) > _MOST_ABLATED:
+        return None
+    whole = ScoredEmbedding(store) if question.heads is None else ScoredHeads(store, question.heads)
+    removed = [ScoredHeads(store, [head]) for head in question.ablated]
+    parts = [sketch_for(store, each, sketched) for each in (whole, *removed)]
+    found = [each for each in parts if each is not None]
+    if len(found) < len(parts):
+        return None
+    # Eight bits of all numbers are kept only beside a sketch.
+    return Sketches(found, eight_bits_of(store, whole, sketched) if isinstance(whole, ScoredEmbedding) else None)
+
+
+def answered_by(store: Store, question: Question, sketches: Sketches | None) -> Answer:
+    """The answer to a question by its sketches, or, where these leave too many images, by all numbers."""
+    scored, query, count, without = _scored(store, question), question.query, question.count, question.without
     if not store.images:
-        return _NONE
-    parts = _sketched(store, scored, query, sketched) if count > 0 else None
-    if parts is not None:
-        # Eight bits of all numbers are kept only beside a sketch.
-        whole = None if isinstance(scored, ScoredHeads) else eight_bits_of(store, ScoredEmbedding(store), sketched)
+        return (_NONE, _NONE) if question.both_ends else (_NONE,)
+    if question.both_ends:
+        return _both_ends(store, question, sketches)
+    if sketches is not None:
+        whole, *removed = sketches.parts
+        parts = [whole.products(query), *(each.products(-query) for each in removed)]
         # Heads are in sketches, the embedding in eight bits.
-        closer = [] if whole is None else [whole.products(query), *parts[1:]]
+        closer = [] if sketches.eight_bits is None else [sketches.eight_bits.products(query), *parts[1:]]
         best = _by_bounds(store, scored, query, count, parts, closer, without)
         if best is not None:
-            return best
+            return (best,)
     scores = scored.scores(query)
     if without is not None:
         scores[without] = np.nan
-    return _best_of(scored, query, scores, count, 2 * scored.rounding(query))
+    return (_best_of(scored, query, scores, count, 2 * scored.rounding(query)),)
 
 
 def search_one_of(
@@ -131,24 +211,12 @@ def _best_of(
     return _ordered(near, scores[near].astype(np.float64), count)
 
 
-def search_both_ends(
-    store: Store,
-    heads: Sequence[Head],
-    query: Float32[np.ndarray, " joint"],
-    count: int,
-    sketched: bool | None = None,
-) -> tuple[Best, Best]:
-    """What `search` finds for `query`, and for its negative; a sketch, or all numbers, are read once.
-
-    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
-    """
-    if not store.images:
-        return _NONE, _NONE
-    scored, other = ScoredHeads(store, heads), -query
-    sketch = sketch_for(store, scored, sketched) if count > 0 else None
-    top = bottom = None
-    if sketch is not None:
-        of_query, of_other = sketch.both_ends(query)
+def _both_ends(store: Store, question: Question, sketches: Sketches | None) -> tuple[Best, Best]:
+    assert question.heads is not None, "both ends are those of heads"
+    scored, query, count = ScoredHeads(store, question.heads), question.query, question.count
+    other, top, bottom = -query, None, None
+    if sketches is not None:
+        of_query, of_other = sketches.parts[0].both_ends(query)
         top = _by_bounds(store, scored, query, count, [of_query])
         bottom = _by_bounds(store, scored, other, count, [of_other])
     if top is None or bottom is None:
@@ -158,28 +226,11 @@ def search_both_ends(
     return top, Best(bottom.images, -bottom.scores)
 
 
-def _scored(store: Store, heads: Sequence[Head] | None, ablated: Sequence[Head]) -> Sketchable | ScoredAblated:
+def _scored(store: Store, question: Question) -> Sketchable | ScoredAblated:
     """The numbers that images are scored by."""
-    if heads is not None:
-        return ScoredHeads(store, heads)
-    return ScoredAblated(store, ablated) if ablated else ScoredEmbedding(store)
-
-
-def _sketched(
-    store: Store, scored: Sketchable | ScoredAblated, query: Float32[np.ndarray, " joint"], sketched: bool | None
-) -> list[Products] | None:
-    """Bounds of all scores from sketches; None if there are none yet."""
-    if not isinstance(scored, ScoredAblated):
-        sketch = sketch_for(store, scored, sketched)
-        return None if sketch is None else [sketch.products(query)]
-    # The sketches that other queries read serve every choice of heads.
-    if len(scored.heads) > _MOST_ABLATED:
-        return None
-    whole = sketch_for(store, ScoredEmbedding(store), sketched)
-    removed = [sketch_for(store, ScoredHeads(store, [head]), sketched) for head in scored.heads]
-    if whole is None or any(each is None for each in removed):
-        return None
-    return [whole.products(query), *(each.products(-query) for each in removed if each is not None)]
+    if question.heads is not None:
+        return ScoredHeads(store, question.heads)
+    return ScoredAblated(store, question.ablated) if question.ablated else ScoredEmbedding(store)
 
 
 def _best_by_bounds(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int, Int8, Int32
@@ -173,12 +174,11 @@ class Sketch:
         packed = numkong.dots_pack(np.kron(np.eye(_TOGETHER), one).astype(np.int8))
 
         def upper(some: Int[np.ndarray, " some"] | None) -> Int32[np.ndarray, " row"]:
-            if some is not None and _MOST_TAKEN * len(some) > self._rows:
-                return np.take(upper(None), some)
-            read = self._first if some is None else np.take(self._first, _multiple_of(some, _TOGETHER), axis=0)
-            found = np.empty((len(read) // _TOGETHER, _TOGETHER), np.int32)
-            numkong.dots_packed(read.reshape(len(found), -1), packed, out=numkong.from_dlpack(found))
-            return found.reshape(-1)[: None if some is None else len(some)]
+            if some is None:
+                return _multiplied(self._first, packed)
+            if _MOST_TAKEN * len(some) > self._rows:
+                return np.take(_multiplied(self._first, packed), some)
+            return _multiplied(np.take(self._first, _multiple_of(some, _TOGETHER), axis=0), packed)[: len(some)]
 
         # What the 8-bit weights lose, which is the same for all rows, and float64.
         lost = float(np.linalg.norm(weights - unit * coarse)) * self._longest * (1 + SLACK)
@@ -259,6 +259,13 @@ class Sketch:
 
 def _first_bytes(coordinates: int) -> int:
     return _BYTES_OF_FEW if coordinates <= _FEW else _FIRST_BYTES
+
+
+def _multiplied(rows: Int8[np.ndarray, "row axis"], packed: Any) -> Int32[np.ndarray, " row"]:
+    """The products of rows, whose number is a multiple of `_TOGETHER`, with a packed query."""
+    found = np.empty((len(rows) // _TOGETHER, _TOGETHER), np.int32)
+    numkong.dots_packed(rows.reshape(len(found), -1), packed, out=numkong.from_dlpack(found))
+    return found.reshape(-1)
 
 
 def _multiple_of(rows: Int[np.ndarray, " some"], count: int) -> Int[np.ndarray, " more"]:

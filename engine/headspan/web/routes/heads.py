@@ -79,7 +79,7 @@ def _head_answer(asked: AskedStore, found: Head, run: str | None) -> HeadAnswer:
 
 def _extremes(asked: AskedStore, found: Head, said: str, count: int) -> Extremes:
     (vector,), cut = asked.vectors([said])
-    top, bottom = both_ends(asked.store, vector, [found], count)
+    top, bottom = both_ends(asked.store, vector, [found], count, asked.explorer.searches)
     return Extremes(
         store=asked.name,
         head=named([found])[0],

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from headspan.errors import SettingsError
 from headspan.explore.nearest.neighbours import Neighbours as Found
-from headspan.explore.nearest.neighbours import nearest, nearest_ablated, nearest_to_one_of, query_vector
+from headspan.explore.nearest.neighbours import ablated_vector, nearest, nearest_to_one_of, query_vector
 from headspan.explore.query.query_image import QueryImage
 from headspan.web.answers.images import Neighbours
 from headspan.web.asked import EMBEDDING, Asked, AskedStore, named
@@ -57,14 +57,15 @@ def neighbours(
 def neighbours_of_image(asked: AskedStore, query: QueryImage, through: Through, count: int) -> Neighbours:
     """The images nearest to an image, without the image itself."""
     if through.ablated:
-        found = nearest_ablated(asked.store, query, through.ablated, count)
+        vector = ablated_vector(asked.store, query, through.ablated).astype(np.float32)
     else:
-        found = _nearest(asked, query_vector(asked.store, query, through.heads), through, count, query.image)
+        vector = query_vector(asked.store, query, through.heads)
+    found = _nearest(asked, vector, through, count, query.image)
     return _answer(asked, "dropped-in image" if query.image is None else query.name, through, found, [])
 
 
 def _nearest(asked: AskedStore, vector: np.ndarray, through: Through, count: int, image: int | None = None) -> Found:
-    return nearest(asked.store, vector, through.heads, count, image, None, through.ablated)
+    return nearest(asked.store, vector, through.heads, count, image, through.ablated, asked.explorer.searches)
 
 
 def _answer(asked: AskedStore, query: str, through: Through, found: Found, notices: list[str]) -> Neighbours:

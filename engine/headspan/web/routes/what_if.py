@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import numpy as np
@@ -87,14 +88,18 @@ def what_if(
     removed = removed_heads(asked, without)
     query, texts = asked.image(image), asked_texts(asked, text or [])
     before, after = unit_embedding(query), ablated_vector(asked.store, query, removed)
+    with ThreadPoolExecutor(1) as beside:
+        # Two searches, which two processes may do at once.
+        left = beside.submit(neighbours_of_image, asked, query, asked_through(asked, EMBEDDING, without), count)
+        whole = neighbours_of_image(asked, query, asked_through(asked, EMBEDDING), count)
     return WhatIf(
         store=asked.name,
         id=image,
         without=named(removed),
         before=zero_shot(texts.texts, before @ texts.units.T),
         after=zero_shot(texts.texts, after @ texts.units.T),
-        neighbours_before=neighbours_of_image(asked, query, asked_through(asked, EMBEDDING), count),
-        neighbours_after=neighbours_of_image(asked, query, asked_through(asked, EMBEDDING, without), count),
+        neighbours_before=whole,
+        neighbours_after=left.result(),
         embedding_cosine=float(before @ after / np.linalg.norm(after)),
         notices=texts.notices,
     )

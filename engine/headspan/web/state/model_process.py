@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from functools import partial
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 from headspan.errors import ModelError
 from headspan.web.answers.stores import ModelState
+from headspan.web.state.child_process import started
 from headspan.web.state.model import ModelLoading
 from headspan.web.state.turns import without_turn
 from headspan.web.state.worker_messages import ANSWER, LOADING, READY, REFUSED, WorkerSettings
@@ -175,18 +174,8 @@ class ModelProcess:
                 self._say("loading", f"the model's process ended {how} and is started again")
 
     def _started(self) -> tuple[Connection, subprocess.Popen[bytes]]:
-        ours, theirs = Pipe()
         environment = dict(os.environ) if self._download else {**os.environ, **_OFFLINE}
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "headspan.web.state.model_worker", str(theirs.fileno())],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        return ours, process
+        return started("headspan.web.state.model_worker", environment)
 
     def _load(self, connection: Connection) -> str | None:
         """Wait until the model is loaded, or its process has ended; returns why it cannot be loaded."""

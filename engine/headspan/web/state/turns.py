@@ -1,4 +1,4 @@
-"""Answer one request more at once than the machine has cores; the others wait, in the order in which they came.
+"""Answer two requests more at once than the machine has cores; the others wait, in the order in which they came.
 
 Many threads that compute at once take turns of milliseconds, so that all of them end late, and each evicts the numbers
 of the others from the caches. A request that waits for the model's process gives its turn to another one.
@@ -21,9 +21,9 @@ class Turns:
     """An application in front of another one, whose requests of one method below `path` are answered in turns."""
 
     def __init__(self, app: ASGIApp, path: str, at_once: int | None = None, method: str = "GET") -> None:
-        """`at_once` is by default the number of cores and one, so that no core waits while an answer is sent."""
+        """`at_once` is by default the number of cores and two, so that no core waits while answers are read and sent."""
         self._app, self._path, self._method = app, path, method
-        self._free = asyncio.Semaphore(at_once or (os.cpu_count() or 1) + 1)
+        self._free = asyncio.Semaphore(at_once or (os.cpu_count() or 1) + 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
