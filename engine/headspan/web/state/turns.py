@@ -1,42 +1,118 @@
-"""Answer two requests more at once than the machine has cores; the others wait, in the order in which they came.
+"""Answer two requests more at once than the machine has cores, and begin those that take long a little earlier.
 
 Many threads that compute at once take turns of milliseconds, so that all of them end late, and each evicts the numbers
-of the others from the caches. A request that waits for the model's process gives its turn to another one.
+of the others from the caches. Requests therefore wait for a turn, in the order in which they came, except that each is
+counted as if it had come earlier by the time that requests of its kind have taken lately. So all are answered about
+equally long after they came, and the slowest ones sooner. A request that waits for the model's process gives its turn
+to another one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_turn: ContextVar[tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None] = ContextVar("turn", default=None)
+# No request overtakes those that came so long before it.
+_MOST_SECONDS = 0.5
+# How much the last request of a kind counts in the mean of its kind, and kinds whose mean is kept.
+_NEWEST, _KINDS = 1 / 8, 256
+_Kind = tuple[str, ...]
+
+
+class _Places:
+    """So many turns at once. All methods are called by the thread of the event loop."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        # The times of arrival of those that wait, in the order in which they came, with their kinds.
+        self._waiting: dict[asyncio.Future[None], tuple[float, _Kind]] = {}
+        # How long a request of a kind took lately.
+        self.seconds: dict[_Kind, float] = {}
+
+    async def acquire(self, arrived: float, kind: _Kind) -> None:
+        """Wait for a turn."""
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = arrived, kind
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # It may have been given a turn already.
+            if self._waiting.pop(turn, None) is None and not turn.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a turn to the request that is to be answered next."""
+        while self._waiting:
+            turn = min(self._waiting, key=self._due)
+            del self._waiting[turn]
+            # It may have been cancelled a moment ago.
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def note(self, kind: _Kind, seconds: float) -> None:
+        """Bring the mean of a kind up to date."""
+        if kind in self.seconds:
+            self.seconds[kind] += _NEWEST * (seconds - self.seconds[kind])
+        elif len(self.seconds) < _KINDS:
+            self.seconds[kind] = seconds
+
+    def _due(self, turn: asyncio.Future[None]) -> float:
+        arrived, kind = self._waiting[turn]
+        return arrived - min(self.seconds.get(kind, 0.0), _MOST_SECONDS)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The turn of a request that is being answered."""
+
+    loop: asyncio.AbstractEventLoop
+    places: _Places
+    # In which it had given its turn away.
+    waited_seconds: float = 0.0
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
 
 
 class Turns:
     """An application in front of another one, whose requests of one method below `path` are answered in turns."""
 
     def __init__(self, app: ASGIApp, path: str, at_once: int | None = None, method: str = "GET") -> None:
-        """`at_once` is by default the number of cores and two, so that no core waits while answers are read and sent."""
+        """`at_once` is by default the number of cores and two, so that none waits while answers are read and sent."""
         self._app, self._path, self._method = app, path, method
-        self._free = asyncio.Semaphore(at_once or (os.cpu_count() or 1) + 2)
+        self._places = _Places(at_once or (os.cpu_count() or 1) + 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http" or scope["method"] != self._method or not scope["path"].startswith(self._path):
             await self._app(scope, receive, send)
             return
-        async with self._free:
-            # Threads that answer the request inherit it.
-            before = _turn.set((asyncio.get_running_loop(), self._free))
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                _turn.reset(before)
+        # As (`images`, `bars`) of `run/images/7/bars`, without the names of the store and of what is asked about.
+        kind = tuple(scope["path"].removeprefix(self._path).split("/")[1::2])
+        await self._places.acquire(time.monotonic(), kind)
+        began, turn = time.monotonic(), _Turn(asyncio.get_running_loop(), self._places)
+        # Threads that answer the request inherit it.
+        before = _turn.set(turn)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _turn.reset(before)
+            self._places.note(kind, time.monotonic() - began - turn.waited_seconds)
+            self._places.release()
 
 
 @contextmanager
@@ -46,9 +122,11 @@ def without_turn() -> Iterator[None]:
     if turn is None:
         yield
         return
-    loop, free = turn
-    loop.call_soon_threadsafe(free.release)
+    began = time.monotonic()
+    turn.loop.call_soon_threadsafe(turn.places.release)
     try:
         yield
     finally:
-        asyncio.run_coroutine_threadsafe(free.acquire(), loop).result()
+        # It has had a turn before, so it waits for no request that has not.
+        asyncio.run_coroutine_threadsafe(turn.places.acquire(-math.inf, ()), turn.loop).result()
+        turn.waited_seconds += time.monotonic() - began
