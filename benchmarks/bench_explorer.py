@@ -46,8 +46,9 @@ DUE_TO = (
     "Neighbours read eight-bit sketches of contributions in joint space: 32 bytes an image for a property or the "
     "embedding, 64 for a head, and both ends of a text at once. Neighbours of the stored texts by embedding are "
     "listed, all texts in one pass. Words are indexed, planes are kept. BLAS has one thread, since others would spin "
-    "while they wait. One request more than cores is answered at once, in their order; the waiting of twenty clients "
-    "is the rest of the time."
+    "while they wait. Searches run in a process for each core, which all read the same sketches, so that they do not "
+    "wait for Python's lock. Two requests more than cores are answered at once; those that take long begin a little "
+    "earlier, so that all are answered after about the same time. The waiting of twenty clients is most of it."
 )
 CLIENTS, READY_MARK, SCREEN_MARK, ANSWER_MARK = 20, 2.0, 1.0, 0.1
 SCREEN = ("/", "/api/status", "/api/stores/run", "/api/stores/run/grid")
@@ -214,7 +215,14 @@ def table(line: Mapping[str, Any]) -> list[list[str]]:
         [f"server ready, {torch} torch", _milliseconds(ready), "", "", "", _mark(ready, READY_MARK)],
         ["first screen", _milliseconds(screen), "", "", "", _mark(screen, SCREEN_MARK)],
         [f"{rate:,.0f} requests a second: share of the cores, of the clients", *_shares(line), "", "", ""],
-        ["anonymous memory after a tenth of the requests, and after all", _mega(first), _mega(last), "", "", ""],
+        [
+            "memory without mapped files after a tenth of the requests, and after all",
+            _mega(first),
+            _mega(last),
+            "",
+            "",
+            "",
+        ],
         [
             f"dropped-in image, one forward pass of {line['model']}",
             *(_milliseconds(line["dropped_seconds"]), _milliseconds(line["forward_seconds"]), "", "", ""),
