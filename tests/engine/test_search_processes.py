@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +21,15 @@ from headspan.explore.nearest.neighbours import both_ends, nearest, query_vector
 from headspan.explore.nearest.search import Answer, Question, answered
 from headspan.explore.nearest.shared import in_shared_memory, shared
 from headspan.explore.query.query_image import query_image
-from headspan.store.schema import Dimensions
 from headspan.web.searches import search_processes
+from headspan.web.searches.messages import READY
 from headspan.web.searches.search_processes import SearchProcesses
+from headspan.web.state.child_process import started
+from tests.engine.test_sketches import SIZE as SKETCHED
 from tests.waiting import wait_until
 
 IMAGES = 700
-SIZE = Dimensions(
-    IMAGES,
-    256,
-    layers=(1, 2),
-    all_layers=3,
-    direct_layers=3,
-    heads=3,
-    head_dim=16,
-    tokens=5,
-    prefix_tokens=1,
-    joint=40,
-    terms=4,
-)
+SIZE = replace(SKETCHED, images=IMAGES, unit_images=256)
 HEADS = [(1, 0), (2, 2)]
 QUESTIONS = {
     "through a head": lambda query: Question(HEADS[:1], query, 9, without=3),
@@ -242,6 +233,14 @@ def test_closing_ends_the_processes_and_questions_are_still_answered(
     here.clear()
     assert_equal(searches(store, question), answered(store, question))
     assert len(here) == 1
+
+
+def test_a_process_ends_when_the_server_has_ended() -> None:
+    connection, process = started("headspan.web.searches.worker")
+    assert connection.poll(60)
+    assert connection.recv() == READY
+    connection.close()
+    assert process.wait(60) == 0
 
 
 def test_an_object_in_shared_memory_is_the_same_object_that_cannot_be_written() -> None:
