@@ -1,4 +1,4 @@
-"""Processes that search for the server, one for each core.
+"""Processes that search for the server, one for each core, up to eight.
 
 A search computes for some milliseconds in many short steps. In threads of one process, each step waits for Python's
 lock, so that cores are idle; processes wait for nothing. All read the sketches of the server, which lie in memory
@@ -26,6 +26,8 @@ from headspan.web.state.child_process import started
 from headspan.web.state.store_version import version_of
 
 _MODULE = "headspan.web.searches.worker"
+# Each takes some 100 MB of its own.
+_MOST_PROCESSES = 8
 # A process that does not answer for so long is ended; so many may end before no further one is started.
 _ANSWER_SECONDS, _MOST_DEATHS = 120.0, 5
 
@@ -73,8 +75,8 @@ class SearchProcesses:
     """The processes of a server. Threads may share it."""
 
     def __init__(self, count: int | None = None) -> None:
-        """`count` processes, by default one for each core; they start with the first question that they can answer."""
-        self._count = count or os.cpu_count() or 1
+        """`count` processes, by default one for each core, up to eight; the first question for them starts them."""
+        self._count = count or min(os.cpu_count() or 1, _MOST_PROCESSES)
         self._changed = threading.Condition()
         self._starting = self._alive = self._deaths = 0
         self._idle: list[_Process] = []
@@ -112,9 +114,11 @@ class SearchProcesses:
             return None
         try:
             found = process.answer(store.path, self._version(store), question, sketches, files)
-        except (EOFError, OSError):
+        except BaseException as error:
             self._gone(process)
-            return None
+            if isinstance(error, EOFError | OSError):
+                return None
+            raise
         self._given_back(process)
         return found
 
