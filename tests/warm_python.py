@@ -1,10 +1,10 @@
 """Start Python processes by forking one that has imported the libraries, since importing them takes seconds.
 
 `warm_processes` starts `python -m headspan …`, the processes of devices, of decoding and of pools, the explorer's
-models, the kernels of notebooks and programs that begin with `FORKED` that way. Each has its own arguments,
-environment, folder, signals and files, and is
-a child of the test's process; it only does not import again what is loaded. Everything else starts as ever, and so do
-these where something differs that a library reads when it is imported. `tests/engine/test_startup.py` has real starts.
+models and searches, the kernels of notebooks and programs that begin with `FORKED` that way. Each has its own
+arguments, environment, folder, signals and files, and is a child of the test's process; it only does not import again
+what is loaded. Everything else starts as ever, and so do these where something differs that a library reads when it is
+imported. `tests/engine/test_startup.py` has real starts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ _READ_AT_IMPORT = (
     *("ATEN", "CUDA", "DNNL", "HF_", "HOME", "LANG", "LC_", "LD_", "MKL", "MPL", "OMP", "ONEDNN", "OPENBLAS"),
     *("PYTHON", "TORCH", "TRITON", "XDG_CACHE"),
 )
-_PROGRAMS = ("headspan", "headspan.web.state.model_worker", "ipykernel_launcher", "tests.killed_runs")
+_PROGRAMS = (
+    *("headspan", "headspan.web.state.model_worker", "headspan.web.searches.worker", "ipykernel_launcher"),
+    "tests.killed_runs",
+)
 # The first line of a test's program for `python -c` that is forked as well, and a word of the benchmarks' programs.
 FORKED = "# forked\n"
 _BENCHMARK = "from benchmarks."
