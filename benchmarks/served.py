@@ -105,10 +105,10 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _own_bytes(pid: int) -> int:
-    """The process's share of memory that belongs to no file, and of memory that processes share."""
+    """The process's memory that belongs to no file, and its share of memory that processes share."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    sizes = {name: int(size.split()[0]) << 10 for name, _, size in (line.partition(":") for line in lines[1:])}
-    return sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+    sizes = dict(line.split()[:2] for line in lines)
+    return sum(int(sizes[name]) for name in ("Pss_Anon:", "Pss_Shmem:")) << 10
 
 
 def _until_ready(process: subprocess.Popen[bytes], port: int) -> float:

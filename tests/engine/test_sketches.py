@@ -26,7 +26,7 @@ from headspan.explore.nearest.neighbours import (
 )
 from headspan.explore.nearest.property_neighbours import property_neighbours
 from headspan.explore.nearest.scored import ScoredEmbedding, ScoredHeads, Sketchable
-from headspan.explore.nearest.search import search, search_both_ends, search_one_of
+from headspan.explore.nearest.search import Question, answered, search, search_one_of
 from headspan.explore.nearest.sketch import Sketch
 from headspan.explore.nearest.survivors import survivors
 from headspan.explore.query.query_image import query_image
@@ -292,7 +292,7 @@ def test_both_ends_are_the_nearest_of_a_query_and_of_its_negative(
     monkeypatch.setattr(sketch_module, "FAR_ROWS", 0.2)
     for query in queries(store):
         for count in (1, 9):
-            top, bottom = search_both_ends(store, heads, query, count, sketched)
+            top, bottom = answered(store, Question(heads, query, count, both_ends=True), sketched)
             for found, sign in ((top, 1), (bottom, -1)):
                 wanted = search(store, heads, sign * query, count, sketched=False)
                 np.testing.assert_array_equal(found.images, wanted.images)

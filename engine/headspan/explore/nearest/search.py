@@ -74,7 +74,7 @@ class Sketches:
         return [*self.parts, *([] if self.eight_bits is None else [self.eight_bits])]
 
 
-# The best images of a question; of both ends, the largest products first, then the smallest ones, ascending.
+# The best images; of both ends, those of the largest products, then those of the smallest ones, in ascending order.
 Answer = tuple[Best, ...]
 Answering = Callable[[Store, Question], Answer]
 
@@ -95,20 +95,6 @@ def search(
     chosen. Heads are distinct and stored. `sketched` is as in `sketch_for`.
     """
     return answered(store, Question(heads, query, count, without, ablated), sketched)[0]
-
-
-def search_both_ends(
-    store: Store,
-    heads: Sequence[Head],
-    query: Float32[np.ndarray, " joint"],
-    count: int,
-    sketched: bool | None = None,
-) -> Answer:
-    """What `search` finds for `query`, and for its negative; a sketch, or all numbers, are read once.
-
-    The scores of both are those of `query`: the second ones are the smallest, in ascending order.
-    """
-    return answered(store, Question(heads, query, count, both_ends=True), sketched)
 
 
 def answered(store: Store, question: Question, sketched: bool | None = None) -> Answer:
@@ -212,6 +198,7 @@ def _best_of(
 
 
 def _both_ends(store: Store, question: Question, sketches: Sketches | None) -> tuple[Best, Best]:
+    """The answer for `query` and for its negative; a sketch, or all numbers, are read once."""
     assert question.heads is not None, "both ends are those of heads"
     scored, query, count = ScoredHeads(store, question.heads), question.query, question.count
     other, top, bottom = -query, None, None
