@@ -6,12 +6,10 @@ A memory file has no name and is freed with its last descriptor and mapping. It 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import mmap
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +20,6 @@ from jaxtyping import UInt8
 from headspan.errors import HeadspanError
 
 _ZEROS = bytes(1 << 20)
-# The size of huge pages, and two of Linux's numbers. From 6.1, it moves memory that is shared to huge pages when it is
-# told to, whatever its settings are.
-_HUGE_PAGE, _MAP_FIXED, _MADV_COLLAPSE = 2 << 20, 0x10, 25
 # Files that a process may need beside those that it shares: shards, stores, libraries.
 _OTHER_FILES = 256
 
@@ -123,33 +118,7 @@ def map_shared(descriptor: int, size: int) -> UInt8[np.ndarray, " byte"]:
 
 def map_to_read(descriptor: int, size: int) -> UInt8[np.ndarray, " byte"]:
     """The first `size` bytes of a memory file, which this mapping cannot change; unmapped with the last view."""
-    if sys.platform == "linux":
-        return _map_aligned(descriptor, size, mmap.PROT_READ)
     return np.frombuffer(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), np.uint8)
-
-
-def use_huge_pages(descriptor: int, size: int) -> None:
-    """Move a memory file that has been written to huge pages, if the system can; `map_to_read` then reads it faster."""
-    if sys.platform == "linux":
-        memory = _map_aligned(descriptor, size, mmap.PROT_READ | mmap.PROT_WRITE)
-        # The system may refuse; then nothing changes.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(size), _MADV_COLLAPSE)
-
-
-def _map_aligned(descriptor: int, size: int, protection: int) -> UInt8[np.ndarray, " byte"]:
-    """A mapping that begins at a multiple of the size of huge pages, as these need."""
-    # Python's mmap takes no address, so that the file is mapped over a part of a larger mapping, which unmaps it.
-    place = np.frombuffer(mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE), np.uint8)
-    begin = -place.ctypes.data % _HUGE_PAGE
-    map_file = ctypes.CDLL(None, use_errno=True).mmap
-    map_file.restype = ctypes.c_void_p
-    map_file.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t), *(ctypes.c_int,) * 3, ctypes.c_int64)
-    address = place.ctypes.data + begin
-    if map_file(address, size, protection, mmap.MAP_SHARED | _MAP_FIXED, descriptor, 0) != address:
-        raise OSError(ctypes.get_errno(), "a memory file cannot be mapped")
-    found = place[begin : begin + size]
-    found.flags.writeable = bool(protection & mmap.PROT_WRITE)
-    return found
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from headspan.io.memory import close_file, map_shared, map_to_read, memory_file, use_huge_pages
+from headspan.io.memory import close_file, map_shared, map_to_read, memory_file
 
 T = TypeVar("T")
 # Each array begins at a multiple of so many bytes, a line of the processor's cache.
@@ -59,7 +59,6 @@ def in_shared_memory(value: T) -> T:
             written = map_shared(descriptor, end)
             for array, (begin, stop) in zip(arrays, spans, strict=True):
                 written[begin:stop] = np.frombuffer(array.raw(), np.uint8)
-            use_huge_pages(descriptor, end)
         found: T = from_memory_file(descriptor, pickled, spans)
     except BaseException:
         close_file(descriptor)
