@@ -63,9 +63,7 @@ def store(toy_run: ToyRun) -> hs.Store:
 def ready(model: ModelProcesses, store: hs.Store) -> None:
     """Wait until the model is loaded."""
     model.warm(store)
-    deadline = time.monotonic() + 100
-    while model.state(store).state == "loading" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: model.state(store).state != "loading", 100)
     assert model.state(store).state == "ready", model.state(store)
 
 

@@ -22,9 +22,9 @@ from headspan.explore.nearest.search import Answer, Question, answered
 from headspan.explore.nearest.shared import in_shared_memory, shared
 from headspan.explore.query.query_image import query_image
 from headspan.web.searches import search_processes
-from headspan.web.searches.messages import READY
 from headspan.web.searches.search_processes import SearchProcesses
 from headspan.web.state.child_process import started
+from headspan.web.state.worker_messages import READY
 from tests.engine.test_sketches import SIZE as SKETCHED
 from tests.waiting import wait_until
 

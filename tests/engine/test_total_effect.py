@@ -37,7 +37,7 @@ from tests.engine.test_kept_runs import read_only
 from tests.tolerances import FLOAT16_PASS, FLOAT32_SUM, ORACLE_FLOAT32, relative_error
 from tests.warm_python import FORKED
 
-# A forked child computes with one thread, so that of another number of threads would have other last bits.
+# Forked children compute with one thread. With another number of threads, the last bits of sums differ.
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETS: list[list[Head]] = [[], [(0, 1)], [(2, 0), (1, 2)], [(2, 0), (2, 1), (2, 2)], [(1, 2), (2, 0), (2, 0)]]
 

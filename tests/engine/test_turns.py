@@ -49,7 +49,7 @@ def ask(app: Turns, paths: list[str], method: str = "GET") -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_as_many_requests_as_given_are_answered_at_once_in_their_order(method: str) -> None:
-    # Each waits for another one; a third one at the same time would be counted before it is asked to wait.
+    # Each request waits for another one, so two are answered at once; `most` would also count a third one.
     together = threading.Barrier(2, timeout=30)
     answering = Answering(lambda path: together.wait())
     paths = [f"/api/{number}" for number in range(10)]

@@ -27,6 +27,7 @@ from headspan.store.write import shard, threads
 from headspan.store.write.create import NewStore
 from headspan.store.write.unit import StoreWriter
 from tests.conftest import relative_files, zarr_array
+from tests.waiting import wait_until
 
 IMAGES, UNIT_IMAGES = 20, 8
 SIZE: dict[str, Any] = {
@@ -148,8 +149,7 @@ def test_the_caller_goes_on_while_several_files_are_written(planned: Path, monke
     gate, store, rows = Gate(monkeypatch), StoreWriter(planned), np.arange(UNIT_IMAGES)
     with store.begin(store.units[0]) as writer:
         writer.put(rows, np.ones(UNIT_IMAGES, bool), numbers(rows))
-        while len(gate.inside) < 3:
-            threading.Event().wait(0.01)
+        wait_until(lambda: len(gate.inside) >= 3)
         # Each thread writes a file of its own.
         assert len(set(map(id, gate.inside))) == 3
         gate.opened.set()

@@ -199,7 +199,7 @@ def _build(key: Hashable, build: Callable[[], _Kind]) -> _Kind | None:
 
 
 def _placed(built: _Kind) -> _Kind:
-    """A sketch in shared memory, if that is wanted and can be had."""
+    """Move a sketch to shared memory if `share_sketches` was called and the memory is available."""
     if _in_shared_memory:
         with suppress(HeadspanError):
             return in_shared_memory(built)

@@ -70,7 +70,7 @@ class Sketches:
 
     @property
     def every(self) -> list[Sketch | EightBits]:
-        """All of them; that in eight bits is the last one."""
+        """All sketches; `eight_bits` is the last one, if it is kept."""
         return [*self.parts, *([] if self.eight_bits is None else [self.eight_bits])]
 
 
@@ -125,7 +125,7 @@ def answered_by(store: Store, question: Question, sketches: Sketches | None) -> 
     if not store.images:
         return (_NONE, _NONE) if question.both_ends else (_NONE,)
     if question.both_ends:
-        return _both_ends(store, question, sketches)
+        return _both_ends(store, scored, question, sketches)
     if sketches is not None:
         whole, *removed = sketches.parts
         parts = [whole.products(query), *(each.products(-query) for each in removed)]
@@ -197,10 +197,11 @@ def _best_of(
     return _ordered(near, scores[near].astype(np.float64), count)
 
 
-def _both_ends(store: Store, question: Question, sketches: Sketches | None) -> tuple[Best, Best]:
+def _both_ends(
+    store: Store, scored: Sketchable | ScoredAblated, question: Question, sketches: Sketches | None
+) -> tuple[Best, Best]:
     """The answer for `query` and for its negative; a sketch, or all numbers, are read once."""
-    assert question.heads is not None, "both ends are those of heads"
-    scored, query, count = ScoredHeads(store, question.heads), question.query, question.count
+    query, count = question.query, question.count
     other, top, bottom = -query, None, None
     if sketches is not None:
         of_query, of_other = sketches.parts[0].both_ends(query)

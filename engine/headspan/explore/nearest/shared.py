@@ -1,7 +1,7 @@
-"""Objects whose arrays lie in memory files, so that other processes can read them without a copy.
+"""Share objects with other processes, which read their arrays from memory files without a copy.
 
-An object is pickled with its arrays apart (pickle's protocol 5), and these are written to a memory file. Any process
-that gets the file's descriptor and the rest of the pickled object has the same object, whose arrays cannot be written.
+The arrays are pickled out of band (pickle's protocol 5) and written to a memory file. A process that has the file's
+descriptor and the rest of the pickled object can read the object; its arrays are read-only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _ALIGNED = 64
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """How another process gets an object; `descriptor` is one of this process, open as long as the object exists."""
+    """What another process needs to read an object."""
 
-    # No other object of this process has had it.
+    # Different for each object of this process.
     number: int
+    # Of this process; closed when the object is deleted.
     descriptor: int
     pickled: bytes
     # The first byte of each array in the file, and the one after its last.
@@ -42,9 +43,9 @@ _lock = threading.Lock()
 
 
 def in_shared_memory(value: T) -> T:
-    """The same object with its arrays in a memory file; `shared` tells how other processes get it.
+    """Return a copy of an object whose arrays are stored in a memory file. `shared` describes it to other processes.
 
-    Raises HeadspanError if the memory cannot be had.
+    Raises HeadspanError if the memory is not available.
     """
     arrays: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
@@ -70,13 +71,13 @@ def in_shared_memory(value: T) -> T:
 
 
 def shared(value: object) -> Shared | None:
-    """How other processes get an object that `in_shared_memory` returned; None for any other one."""
+    """What other processes need to read an object that `in_shared_memory` returned; None for any other object."""
     with _lock:
         return _shared.get(value)
 
 
 def from_memory_file(descriptor: int, pickled: bytes, spans: Sequence[tuple[int, int]]) -> Any:
-    """The object whose arrays lie in a memory file. The file may be closed afterwards."""
+    """Read an object whose arrays are stored in a memory file, without a copy. The file may be closed afterwards."""
     size = max((stop for _, stop in spans), default=0)
     memory = map_to_read(descriptor, size) if size else np.zeros(0, np.uint8)
     return pickle.loads(pickled, buffers=[memory[begin:stop] for begin, stop in spans])

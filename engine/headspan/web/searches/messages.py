@@ -1,7 +1,7 @@
 """What the server and a searching process send one another.
 
-The process first sends `READY`. Then it is sent an `Asked`, and after it the descriptor of the memory file of each
-sketch that is new to it; it sends the answer, or None if it cannot give one.
+The process first sends `worker_messages.READY`. For each question, the server sends an `Asked` and then the descriptors
+of the memory files of its new sketches. The process sends the answer, or None if it cannot give one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from pathlib import Path
 
 from headspan.explore.nearest.search import Question
 from headspan.explore.nearest.shared import Shared
-
-READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)

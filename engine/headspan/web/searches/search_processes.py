@@ -1,9 +1,9 @@
-"""Processes that search for the server, one for each core, up to eight.
+"""Run searches in processes of their own, one for each core, up to eight.
 
-A search computes for some milliseconds in many short steps. In threads of one process, each step waits for Python's
-lock, so that cores are idle; processes wait for nothing. All read the sketches of the server, which lie in memory
-files. What they cannot answer is searched by the server itself: the first questions, whose sketches are not built yet,
-questions about stores in buckets, and questions while no process is ready.
+A search is a sequence of many short NumPy operations. In threads of one process, each operation waits for Python's
+global lock, so cores are idle; processes do not wait for one another. All of them read the server's sketches, which are
+stored in memory files. The server searches itself while the sketches of a question are not built, while no process is
+ready, and if the store is in a bucket.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing.reduction import send_handle
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,15 @@ from weakref import WeakKeyDictionary
 from headspan.explore.nearest.search import Answer, Question, Sketches, answered_by, sketches_of
 from headspan.explore.nearest.shared import Shared, shared
 from headspan.store.reader import Store
-from headspan.web.searches.messages import READY, Asked
+from headspan.web.searches.messages import Asked
 from headspan.web.state.child_process import started
 from headspan.web.state.store_version import version_of
+from headspan.web.state.worker_messages import READY
 
 _MODULE = "headspan.web.searches.worker"
 # Each takes some 100 MB of its own.
 _MOST_PROCESSES = 8
-# A process that does not answer for so long is ended; so many may end before no further one is started.
+# A process that takes longer for an answer is killed. After this many deaths, no further process is started.
 _ANSWER_SECONDS, _MOST_DEATHS = 120.0, 5
 
 
@@ -50,7 +50,8 @@ class _Process:
         self, path: Path, version: str, question: Question, sketches: Sketches, files: Sequence[Shared]
     ) -> Answer | None:
         """The answer; None if the process cannot give one. Raises EOFError or OSError if the process has ended."""
-        forgotten = [number for number, of in self._known.items() if of() is None]
+        # The server has deleted them.
+        forgotten = [number for number, sketch in self._known.items() if sketch() is None]
         for number in forgotten:
             del self._known[number]
         new = {file: each for file, each in zip(files, sketches.every, strict=True) if file.number not in self._known}
@@ -92,8 +93,11 @@ class SearchProcesses:
     def __call__(self, store: Store, question: Question) -> Answer:
         """The answer to a question, by a process or, if none can answer, by this thread."""
         sketches = sketches_of(store, question)
-        found = None if sketches is None else self._by_a_process(store, question, sketches)
-        return answered_by(store, question, sketches) if found is None else found
+        if sketches is not None:
+            found = self._by_a_process(store, question, sketches)
+            if found is not None:
+                return found
+        return answered_by(store, question, sketches)
 
     def close(self) -> None:
         """End all processes; questions are then answered by the threads that ask them."""
@@ -123,7 +127,7 @@ class SearchProcesses:
         return found
 
     def _taken(self) -> _Process | None:
-        """An idle process, after those that wait for one; None if none is ready."""
+        """Wait for an idle process and return it. Return None if no process is ready."""
         with self._changed:
             for _ in range(self._count - self._alive - self._starting):
                 if self._closed or self._deaths >= _MOST_DEATHS:
@@ -134,15 +138,17 @@ class SearchProcesses:
             return self._idle.pop() if self._idle else None
 
     def _start(self) -> None:
-        process = None
-        with suppress(EOFError, OSError):
+        try:
             process = _Process()
+        except (EOFError, OSError):
+            with self._changed:
+                self._starting -= 1
+                self._deaths += 1
+            return
         with self._changed:
             self._starting -= 1
-            self._alive += process is not None
-            self._deaths += process is None
-        if process is not None:
-            self._given_back(process)
+            self._alive += 1
+        self._given_back(process)
 
     def _given_back(self, process: _Process) -> None:
         with self._changed:

@@ -21,9 +21,10 @@ from headspan.explore.nearest.search import Answer, Sketches, answered_by
 from headspan.explore.nearest.shared import Shared, from_memory_file
 from headspan.store.reader import Store
 from headspan.web.allocator import share_one_heap
-from headspan.web.searches.messages import READY, Asked
+from headspan.web.searches.messages import Asked
 from headspan.web.state.kept_on_disk import opened_with_cache
 from headspan.web.state.store_version import version_of
+from headspan.web.state.worker_messages import READY
 
 
 class Worker:

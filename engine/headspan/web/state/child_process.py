@@ -1,4 +1,4 @@
-"""Start a process of the server, which is asked over a pipe and ends with the server."""
+"""Start a process that answers the server's questions over a pipe."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from multiprocessing.connection import Connection
 
 
 def started(module: str, environment: Mapping[str, str] | None = None) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """This end of a pipe, and a process that runs `module` with the number of the other end as its argument.
+    """Start a process that runs `module`, and return the server's end of a pipe to it, and the process.
 
-    The process has a session of its own, so that Ctrl-C reaches the server alone; it should end when the pipe does.
+    The argument of the module is the descriptor of the other end. The process has a session of its own, so Ctrl-C
+    interrupts only the server; the module should end when the server closes its end of the pipe.
     """
     ours, theirs = Pipe()
     with theirs:

@@ -1,10 +1,9 @@
-"""Answer two requests more at once than the machine has cores, and begin those that take long a little earlier.
+"""Limit how many requests are answered at once, and begin requests that take long earlier.
 
-Many threads that compute at once take turns of milliseconds, so that all of them end late, and each evicts the numbers
-of the others from the caches. Requests therefore wait for a turn, in the order in which they came, except that each is
-counted as if it had come earlier by the time that requests of its kind have taken lately. So all are answered about
-equally long after they came, and the slowest ones sooner. A request that waits for the model's process gives its turn
-to another one.
+Many threads that compute at once take turns of milliseconds, so all of them end late, and each evicts the numbers of
+the others from the caches. Requests therefore wait for a turn. Their order is that of their arrival, but each request
+counts as if it had arrived earlier by the time that requests of its kind took lately. The time from arrival to answer
+is then similar for all kinds of requests. A request that waits for the model's process gives its turn to another one.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# No request overtakes those that came so long before it.
+# A request overtakes only requests that arrived less than this before it.
 _MOST_SECONDS = 0.5
-# How much the last request of a kind counts in the mean of its kind, and kinds whose mean is kept.
+# The weight of the last request in the mean of its kind, and the number of kinds whose means are kept.
 _NEWEST, _KINDS = 1 / 8, 256
 _Kind = tuple[str, ...]
 
 
 class _Places:
-    """So many turns at once. All methods are called by the thread of the event loop."""
+    """A limited number of turns. Only the thread of the event loop calls its methods."""
 
     def __init__(self, free: int) -> None:
         self._free = free
-        # The times of arrival of those that wait, in the order in which they came, with their kinds.
+        # The time of arrival and the kind of each request that waits, in the order of their arrival.
         self._waiting: dict[asyncio.Future[None], tuple[float, _Kind]] = {}
-        # How long a request of a kind took lately.
+        # The moving mean of the seconds that requests of each kind take.
         self.seconds: dict[_Kind, float] = {}
 
     async def acquire(self, arrived: float, kind: _Kind) -> None:
@@ -47,24 +46,24 @@ class _Places:
         try:
             await turn
         except asyncio.CancelledError:
-            # It may have been given a turn already.
+            # The request may already have a turn.
             if self._waiting.pop(turn, None) is None and not turn.cancelled():
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give a turn to the request that is to be answered next."""
+        """Give a turn to the next request."""
         while self._waiting:
             turn = min(self._waiting, key=self._due)
             del self._waiting[turn]
-            # It may have been cancelled a moment ago.
+            # The request may have been cancelled meanwhile.
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
 
     def note(self, kind: _Kind, seconds: float) -> None:
-        """Bring the mean of a kind up to date."""
+        """Update the mean of a kind."""
         if kind in self.seconds:
             self.seconds[kind] += _NEWEST * (seconds - self.seconds[kind])
         elif len(self.seconds) < _KINDS:
@@ -81,7 +80,7 @@ class _Turn:
 
     loop: asyncio.AbstractEventLoop
     places: _Places
-    # In which it had given its turn away.
+    # How long other requests had the turn.
     waited_seconds: float = 0.0
 
 
@@ -92,7 +91,7 @@ class Turns:
     """An application in front of another one, whose requests of one method below `path` are answered in turns."""
 
     def __init__(self, app: ASGIApp, path: str, at_once: int | None = None, method: str = "GET") -> None:
-        """`at_once` is by default the number of cores and two, so that none waits while answers are read and sent."""
+        """By default, `at_once` is the number of cores plus two: cores stay busy while requests are read and sent."""
         self._app, self._path, self._method = app, path, method
         self._places = _Places(at_once or (os.cpu_count() or 1) + 2)
 
@@ -101,7 +100,7 @@ class Turns:
         if scope["type"] != "http" or scope["method"] != self._method or not scope["path"].startswith(self._path):
             await self._app(scope, receive, send)
             return
-        # As (`images`, `bars`) of `run/images/7/bars`, without the names of the store and of what is asked about.
+        # The kind of `run/images/7/bars` is ("images", "bars"), without the names of the store and of the image.
         kind = tuple(scope["path"].removeprefix(self._path).split("/")[1::2])
         await self._places.acquire(time.monotonic(), kind)
         began, turn = time.monotonic(), _Turn(asyncio.get_running_loop(), self._places)
@@ -127,6 +126,6 @@ def without_turn() -> Iterator[None]:
     try:
         yield
     finally:
-        # It has had a turn before, so it waits for no request that has not.
+        # It is answered before the requests that have not had a turn yet.
         asyncio.run_coroutine_threadsafe(turn.places.acquire(-math.inf, ()), turn.loop).result()
         turn.waited_seconds += time.monotonic() - began
